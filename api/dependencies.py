@@ -1,0 +1,112 @@
+"""The only wiring: what the routes get handed, and who may call them.
+
+Routes open their transactions themselves. A session handed in by a dependency would be opened and closed in other
+threads of the pool than the route's; under a burst of writes all threads could then wait for SQLite's one write lock
+while its holder waits for a thread.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Protocol
+
+from fastapi import Depends, FastAPI, Request, Security
+from fastapi import Path as PathParameter
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from api.tail import Tail
+from service import keys
+from service.database.schema import require_head
+from service.database.session import Database
+from service.errors import NotFound, Unauthenticated
+from service.settings import Settings
+
+_JOB_ID = re.compile(r"job_[0-9a-zA-Z]{1,36}")
+
+_bearer = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="As in STATE/api-key.")
+
+
+class Files(Protocol):
+    """What the API needs of an artifact store that keeps files on this machine."""
+
+    def path_of(self, sha256: str) -> Path:
+        """Where the bytes with this digest are."""
+        ...
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """What one running app is made of."""
+
+    settings: Settings
+    database: Database
+    store: Files
+    tail: Tail
+    has_key: threading.Event = field(default_factory=threading.Event)
+    """Set once this machine's own key is known to be in the database."""
+
+
+def ready(wiring: Wiring) -> None:
+    """Make sure that requests can be served: the database is there, at this version's schema, and knows the local key.
+
+    Raises:
+        SchemaOutdated: it must be migrated first.
+        OperationalError: it does not answer.
+    """
+    require_head(wiring.database)
+    if not wiring.has_key.is_set():
+        with wiring.database.writing() as session:
+            keys.ensure_local_key(session, wiring.settings.api_key_file)
+        wiring.has_key.set()
+
+
+def connect(app: FastAPI, wiring: Wiring) -> None:
+    """Hand the app its parts."""
+    app.state.wiring = wiring
+
+
+def wiring_of(request: Request) -> Wiring:
+    """The parts of the app that serves this request."""
+    wiring = request.app.state.wiring
+    assert isinstance(wiring, Wiring)  # noqa: S101  set by `connect` before the first request
+    return wiring
+
+
+Wired = Annotated[Wiring, Depends(wiring_of)]
+
+
+def caller(
+    wiring: Wired, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)] = None
+) -> str:
+    """The id of the API key that the request shows.
+
+    Raises:
+        Unauthenticated: there is none, or it is unknown or revoked.
+    """
+    if credentials is None:
+        raise Unauthenticated("Send your API key as `Authorization: Bearer KEY`.")
+    with wiring.database.reading() as session:
+        key = keys.authenticate(session, credentials.credentials)
+        if key is None:
+            raise Unauthenticated("This API key is not known here or was revoked.")
+        return key.id
+
+
+Caller = Annotated[str, Depends(caller)]
+
+
+def job_id(job_id: Annotated[str, PathParameter(description="The job's id.")]) -> str:
+    """The job id of the path.
+
+    Raises:
+        NotFound: it has not even the form of one.
+    """
+    if not _JOB_ID.fullmatch(job_id):
+        raise NotFound(f"There is no job {job_id[:64]!r}.")
+    return job_id
+
+
+JobId = Annotated[str, Depends(job_id)]

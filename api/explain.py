@@ -1,0 +1,207 @@
+"""Says in plain words what is wrong with a request body, and where: pydantic's errors become pointers and remedies."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel
+
+from api.schemas import ProblemItem
+
+_WANTED: Mapping[str, str] = {
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be a text",
+    "string_unicode": "must be a text of valid Unicode characters",
+    "list_type": "must be a list",
+    "dict_type": "must be an object with named fields",
+    "model_type": "must be an object with named fields",
+    "model_attributes_type": "must be an object with named fields",
+    "datetime_from_date_parsing": "must be a time such as 2026-11-23T21:00:00Z",
+    "datetime_parsing": "must be a time such as 2026-11-23T21:00:00Z",
+    "datetime_type": "must be a time such as 2026-11-23T21:00:00Z",
+    "timezone_aware": "must name its time zone, such as 2026-11-23T21:00:00Z",
+    "missing": "is required; add it",
+}
+"""What a field must be, by pydantic's name of the error."""
+
+_RANGE_ERRORS = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal"})
+_BOUNDS = (
+    ("exclusiveMinimum", "greater than"),
+    ("minimum", "at least"),
+    ("exclusiveMaximum", "less than"),
+    ("maximum", "at most"),
+)
+
+
+def explain(errors: Sequence[Any], body: Any, model: type[BaseModel]) -> list[ProblemItem]:
+    """Each error of a request, in the words of the API.
+
+    Args:
+        errors: as pydantic lists them, places starting with `body`, `query`, `header` or `path`.
+        body: what the caller sent, to tell fields from the names of union members in those places.
+        model: the body's model, for the names and ranges that would have been right.
+    """
+    return [_item(error, body, model) for error in errors]
+
+
+def pointer(parts: Sequence[str | int]) -> str:
+    """A JSON pointer (RFC 6901); the empty one is the whole body."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
+
+
+def field_pointer(field: str) -> str:
+    """The pointer of a recipe's dotted field, such as `evaluate.perplexity[0].path`."""
+    return pointer(["recipe", *(part for part in re.split(r"[.\[\]]+", field) if part)])
+
+
+def unstorable(body: Any, deepest: int = 64) -> Iterator[ProblemItem]:
+    """What JSON's grammar lets through but no database keeps: NUL, lone surrogates, NaN, infinities, deep nesting."""
+    waiting: list[tuple[list[str | int], Any]] = [([], body)]
+    while waiting:
+        place, value = waiting.pop()
+        if len(place) > deepest:
+            yield ProblemItem(pointer=pointer(place[:8]), detail=f"is nested deeper than {deepest} levels; flatten it")
+        elif isinstance(value, dict):
+            waiting.extend(([*place, name], inner) for name, inner in value.items())
+            if any(not _is_clean(name) for name in value):
+                yield ProblemItem(pointer=pointer(place), detail="has a name with NUL or invalid Unicode; rename it")
+        elif isinstance(value, list):
+            waiting.extend(([*place, index], inner) for index, inner in enumerate(value))
+        elif isinstance(value, str) and not _is_clean(value):
+            yield ProblemItem(pointer=pointer(place), detail="holds NUL or invalid Unicode; remove those characters")
+        elif isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+            yield ProblemItem(pointer=pointer(place), detail="must be a finite number")
+
+
+def _is_clean(text: str) -> bool:
+    return not any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _item(error: Any, body: Any, model: type[BaseModel]) -> ProblemItem:
+    where, *rest = error["loc"]
+    if where != "body":
+        return ProblemItem(parameter=str(rest[-1]) if rest else str(where), detail=_detail(error, {}))
+    if error["type"] == "json_invalid":
+        return ProblemItem(pointer="", detail=f"is no JSON ({error['ctx']['error']} at character {rest[0]})")
+    if isinstance(body, bytes) or (not rest and error["type"] == "missing"):
+        remedy = "send one, with the header Content-Type: application/json"
+        return ProblemItem(pointer="", detail=f"is no JSON object; {remedy}")
+    parts = _present(rest, body, is_missing=error["type"] == "missing")
+    return ProblemItem(pointer=pointer(parts), detail=_detail(error, _schema_at(model, parts)))
+
+
+def _present(place: Sequence[str | int], body: Any, *, is_missing: bool) -> list[str | int]:
+    """The place without the union members' names that pydantic weaves in: what the body really has."""
+    parts: list[str | int] = []
+    here = body
+    for index, part in enumerate(place):
+        if isinstance(here, dict) and part in here:
+            here = here[str(part)]
+        elif isinstance(here, list) and isinstance(part, int) and part < len(here):
+            here = here[part]
+        elif not (is_missing and isinstance(here, dict) and index == len(place) - 1):
+            continue
+        parts.append(part)
+    return parts
+
+
+def _detail(error: Any, schema: Mapping[str, Any]) -> str:
+    kind, context, given = error["type"], error.get("ctx", {}), error.get("input")
+    if kind in _RANGE_ERRORS:
+        return f"{given} is out of range; give a number {_range(schema, context)}"
+    if kind in ("literal_error", "enum"):
+        return f"{_shown(given)} is not known; choose {context['expected'].replace(chr(39), '`')}"
+    if kind == "union_tag_invalid":
+        choices = context["expected_tags"].replace("'", "`")
+        return f"{_shown(context['tag'])} is not known; choose one of {choices} as {_ticked(context['discriminator'])}"
+    if kind == "union_tag_not_found":
+        return f"needs the field {_ticked(context['discriminator'])}; add it"
+    if kind == "extra_forbidden":
+        return _unknown_field(str(error["loc"][-1]), schema)
+    if kind in ("value_error", "assertion_error"):
+        return str(error["msg"]).split(", ", 1)[-1]
+    if kind in ("string_too_short", "string_too_long", "too_short", "too_long"):
+        return _length(kind, context)
+    if kind == "string_pattern_mismatch":
+        return f"does not have the right form; it must match {context['pattern']}"
+    return _WANTED.get(kind, str(error["msg"]))
+
+
+def _range(schema: Mapping[str, Any], context: Mapping[str, Any]) -> str:
+    bounds = [f"{words} {schema[name]}" for name, words in _BOUNDS if name in schema]
+    if not bounds:
+        words = {"gt": "greater than", "ge": "at least", "lt": "less than", "le": "at most"}
+        bounds = [f"{words[name]} {value:g}" for name, value in context.items() if name in words]
+    return " and ".join(bounds)
+
+
+def _length(kind: str, context: Mapping[str, Any]) -> str:
+    unit = "characters" if kind.startswith("string") else "entries"
+    if kind.endswith("short"):
+        return f"is too short; give at least {context['min_length']} {unit}"
+    return f"is too long; give at most {context['max_length']} {unit}"
+
+
+def _unknown_field(name: str, schema: Mapping[str, Any]) -> str:
+    """`schema` is that of the object around the field."""
+    known = sorted(schema.get("properties", {}))
+    near = difflib.get_close_matches(name, known, n=1)
+    if near:
+        return f"is not a known field; did you mean `{near[0]}`?"
+    return "is not a known field; remove it" + (f" (known here: {', '.join(known)})" if known else "")
+
+
+def _shown(value: Any) -> str:
+    """A short value as the caller wrote it; anything long or nested only by kind."""
+    return f"`{value}`" if isinstance(value, str | int | float) and len(str(value)) <= 64 else "this value"
+
+
+def _ticked(name: str) -> str:
+    return "`" + name.strip("'") + "`"
+
+
+@cache
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema()
+
+
+def _schema_at(model: type[BaseModel], parts: Sequence[str | int]) -> dict[str, Any]:
+    """All that the body's JSON schema says at a place; for an unknown field, what it says of the object around."""
+    here = [_schema(model)]
+    for part in parts:
+        inner = [child for node in here for each in _members(node, model) for child in _children(each, part)]
+        if not inner:
+            break
+        here = inner
+    merged: dict[str, Any] = {}
+    for each in (member for node in here for member in _members(node, model)):
+        merged = {**merged, **each, "properties": {**merged.get("properties", {}), **each.get("properties", {})}}
+    return merged
+
+
+def _children(node: Mapping[str, Any], part: str | int) -> Iterator[dict[str, Any]]:
+    if isinstance(part, int) and "items" in node:
+        yield node["items"]
+    elif part in node.get("properties", {}):
+        yield node["properties"][part]
+
+
+def _members(node: dict[str, Any], model: type[BaseModel]) -> Iterator[dict[str, Any]]:
+    """The node itself with references followed, and every member of its unions."""
+    if "$ref" in node:
+        yield from _members(_schema(model)["$defs"][node["$ref"].rsplit("/", 1)[-1]], model)
+        return
+    yield node
+    for member in [*node.get("anyOf", []), *node.get("oneOf", [])]:
+        yield from _members(member, model)

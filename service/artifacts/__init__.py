@@ -1,0 +1,1 @@
+"""Stored bytes: where they lie and which job made them."""

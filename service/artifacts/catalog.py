@@ -1,0 +1,39 @@
+"""Who made which bytes: the files that belong to each job's result."""
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service.database.clock import database_now
+from service.database.tables import Artifact
+from service.errors import NotFound
+from workers.contracts.results import StoredFile
+
+
+def manifest(session: Session, job_id: str) -> list[Artifact]:
+    """The job's files, by path."""
+    return list(session.scalars(select(Artifact).where(Artifact.job_id == job_id).order_by(Artifact.path)))
+
+
+def find(session: Session, job_id: str, path: str) -> Artifact:
+    """One file of a job.
+
+    Raises:
+        NotFound: the job has no such file.
+    """
+    artifact = session.get(Artifact, (job_id, path))
+    if artifact is None:
+        raise NotFound(f"job {job_id} has no artifact {path}; its manifest lists what there is")
+    return artifact
+
+
+def record(session: Session, job_id: str, stored: StoredFile, attempt_id: str) -> Artifact:
+    """Enter a stored file; a later attempt's file takes the place of an earlier one's at the same path."""
+    artifact = session.get(Artifact, (job_id, stored.path))
+    if artifact is None:
+        artifact = Artifact(job_id=job_id, path=stored.path)
+        session.add(artifact)
+    artifact.sha256, artifact.size_bytes, artifact.attempt_id = stored.sha256, stored.size_bytes, attempt_id
+    artifact.created_at = database_now()
+    session.flush()
+    session.refresh(artifact)
+    return artifact

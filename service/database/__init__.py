@@ -1,0 +1,1 @@
+"""Where the service remembers: tables, transactions, migrations."""

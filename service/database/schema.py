@@ -1,0 +1,55 @@
+"""Brings a database to the schema of this version, or says that it is not there."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import make_url
+
+from service.database.session import Database
+from service.errors import SchemaOutdated
+
+
+def upgrade(database: Database) -> str:
+    """Run the missing migrations in one transaction; the revision reached. Harmless to repeat or to race."""
+    file = make_url(database.url).database
+    if database.engine.dialect.name == "sqlite" and file:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+    with database.connection() as connection:
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    return _head()
+
+
+def require_head(database: Database) -> None:
+    """Refuse to work on another schema than this version's.
+
+    Raises:
+        SchemaOutdated: the database is missing, older or newer.
+    """
+    file = make_url(database.url).database
+    if database.engine.dialect.name == "sqlite" and file and not Path(file).is_file():
+        raise SchemaOutdated(f"there is no database at {file}; run `dress migrate` first")
+    with database.engine.connect() as connection:
+        current = MigrationContext.configure(connection).get_current_revision()
+    if current != _head():
+        raise SchemaOutdated(
+            f"the database is at revision {current or 'none'}, this version needs {_head()}; run `dress migrate` "
+            "with the newest version in use"
+        )
+
+
+def _config() -> Config:
+    config = Config()
+    # A literal percent sign would be read as an interpolation.
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    return config
+
+
+def _head() -> str:
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    assert head is not None, "the package lacks its migrations"
+    return head

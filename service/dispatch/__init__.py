@@ -1,0 +1,1 @@
+"""The dispatcher: holds leases, starts attempts, commits what they report."""

@@ -1,0 +1,63 @@
+"""`dress dispatch`: runs the dispatcher until SIGTERM. With `--stop-ray`, ends this state folder's local Ray instead."""
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+
+from pydantic import ValidationError
+
+from service.artifacts.stores import open_store
+from service.database.schema import require_head
+from service.database.session import Database
+from service.dispatch import local_ray
+from service.dispatch.dispatcher import Dispatcher
+from service.errors import ServiceError
+from service.settings import Settings
+
+
+def main() -> int:
+    """The exit status."""
+    parser = argparse.ArgumentParser(prog="dress dispatch", description=__doc__)
+    parser.add_argument(
+        "--stop-ray", action="store_true", help="end the local Ray of DRESS_STATE_DIR and all its workers"
+    )
+    arguments = parser.parse_args()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = Settings.from_environment()
+        if arguments.stop_ray:
+            local_ray.stop(settings.state_dir)
+            return 0
+        _dispatch(settings)
+    except (ServiceError, ValidationError) as error:
+        print(f"dress dispatch: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _dispatch(settings: Settings) -> None:
+    database = Database(settings.database_url)
+    require_head(database)
+    store = open_store(settings.artifacts_url)
+    store.sweep()
+    if settings.ray_address is None:
+        local_ray.prepare_environment(settings.state_dir)
+    # Only now: Ray reads its environment when it is imported, and a refusal should not wait for it.
+    from service.dispatch.ray_runner import RayRunner
+
+    runner = RayRunner(settings.state_dir, settings.ray_address)
+    stop = threading.Event()
+    # After Ray's start, which sets handlers of its own.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        Dispatcher(database, runner, store, settings).run_forever(stop)
+    finally:
+        runner.close()
+        database.dispose()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

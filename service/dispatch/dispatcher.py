@@ -1,0 +1,277 @@
+"""The dispatcher: leases queued jobs, has them run, commits what they report, and finds its way after any crash.
+
+Single-threaded. Each step is one short transaction, and none is open while the runner is talked to.
+"""
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from service import queue
+from service.database.session import Database
+from service.database.tables import Job
+from service.dispatch.runner import Capacity, News, Runner
+from service.domain.lease import Lease
+from service.errors import LeaseLost
+from service.settings import Settings
+from workers.actor import PIPELINE, Order
+from workers.contracts.events import Failed, Succeeded
+from workers.contracts.recipe import Resources
+from workers.contracts.store import ArtifactStore
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE = 32
+"""Jobs looked at in one transaction."""
+_CLUSTER_LOST = "the Ray cluster is gone; the job goes on from its last checkpoint on a new one"
+_NOT_FOUND = "its dispatcher and its worker are both gone"
+
+
+@dataclass
+class _Held:
+    """An attempt in our hands."""
+
+    lease: Lease
+    last_sequence: int
+    asked: bool = False
+    """A question for its next events is under way."""
+
+
+@dataclass
+class _Duty:
+    """Something done again and again."""
+
+    act: Callable[[], None]
+    every_seconds: float
+    due_at: float = 0.0
+
+
+class Dispatcher:
+    """Runs jobs through a runner. Several may work on one database; each holds leases of its own."""
+
+    def __init__(
+        self, database: Database, runner: Runner, store: ArtifactStore, settings: Settings, pipeline: str = PIPELINE
+    ) -> None:
+        self.owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._database = database
+        self._runner = runner
+        self._store = store
+        self._settings = settings
+        self._rules = settings.retry_rules
+        self._pipeline = pipeline
+        self._held: dict[str, _Held] = {}
+        # Renewal first: whatever takes long comes after it.
+        self._duties = [
+            _Duty(self._renew, settings.heartbeat_seconds),
+            _Duty(self._look, settings.poll_seconds),
+            _Duty(self._reap, settings.reap_seconds),
+        ]
+
+    def run_forever(self, stop: threading.Event) -> None:
+        """Work until told to stop; then let the leases end at once, so that a successor adopts without waiting."""
+        logger.info("dispatcher %s begins", self.owner)
+        while not stop.is_set():
+            try:
+                self.tick()
+            except Exception:  # whatever it was, the jobs that run need their dispatcher
+                logger.exception("a tick failed; going on")
+                stop.wait(1.0)
+        with self._database.writing() as session:
+            queue.release(session, self.owner)
+        logger.info("dispatcher %s ends; what runs is left to its successor", self.owner)
+
+    def tick(self) -> None:
+        """Commit the news that come before the next duty, then do what is due."""
+        next_due = min(duty.due_at for duty in self._duties)
+        answers = self._runner.wait(max(0.0, next_due - time.monotonic()))
+        # First of all: if a commit fails, the next look asks all of them again.
+        for news in answers:
+            if news.attempt_id in self._held:
+                self._held[news.attempt_id].asked = False
+        for news in answers:
+            self._commit(news)
+        for duty in self._duties:
+            if time.monotonic() >= duty.due_at:
+                duty.due_at = time.monotonic() + duty.every_seconds
+                duty.act()
+
+    def _commit(self, news: News) -> None:
+        """Write down what an attempt reported, then ask on, or let go of it if it has ended."""
+        held = self._held.get(news.attempt_id)
+        if held is None:
+            return
+        ended = news.ending is not None
+        if news.events or news.ending:
+            with self._writing(held) as session:
+                held.last_sequence = queue.apply(session, held.lease, news.events, self._rules, news.node)
+                if news.ending is not None:
+                    queue.give_up(session, held.lease, self._rules, news.ending)
+            last = next((item.event for item in news.events if item.sequence == held.last_sequence), None)
+            ended = ended or isinstance(last, Succeeded | Failed)
+        if news.attempt_id not in self._held:
+            return  # the lease was lost; whoever has it now sees to the rest
+        if ended:
+            logger.info("job %s attempt %s has ended", held.lease.job_id, news.attempt_id)
+            self._drop(held)
+        elif news.events or news.node:
+            self._follow(held)
+        # Else it cannot be reached just now: the next look asks again, not this very moment.
+
+    def _renew(self) -> None:
+        """Prolong every lease."""
+        for held in list(self._held.values()):
+            with self._writing(held) as session:
+                queue.renew(session, held.lease, seconds=self._settings.lease_seconds)
+
+    def _look(self) -> None:
+        """Stop what is cancelled, adopt what lost its dispatcher, start what waits and fits."""
+        if self._runner.recover():
+            self._lose_all()
+        with self._database.reading() as session:
+            cancelling = queue.cancelling(session, self.owner)
+            expired = queue.expired(session, _AT_ONCE)
+            waiting = queue.waiting(session, _AT_ONCE)
+            booked = queue.booked(session) if waiting else []
+        for held in [held for held in self._held.values() if held.lease.job_id in cancelling]:
+            self._stop(held)
+        for job_id, attempt_id in expired:
+            self._adopt(job_id, attempt_id)
+        if waiting:
+            self._start_fitting(waiting, booked)
+        for held in self._held.values():
+            if not held.asked:
+                self._follow(held)
+
+    def _stop(self, held: _Held) -> None:
+        """Free what a cancelled job holds, then say that it is cancelled."""
+        self._runner.stop(held.lease.attempt_id)
+        with self._writing(held) as session:
+            queue.finish_cancelling(session, held.lease)
+        self._held.pop(held.lease.attempt_id, None)
+
+    def _adopt(self, job_id: str, attempt_id: str) -> None:
+        """Go on with an attempt whose lease expired; if its worker is gone too, have the job tried again."""
+        self._held.pop(attempt_id, None)
+        lives = self._runner.attach(attempt_id)
+        with self._database.writing() as session:
+            lease = queue.adopt(session, job_id, owner=self.owner, seconds=self._settings.lease_seconds)
+            if lease is None:
+                return
+            if lives:
+                queue.note_adoption(session, lease)
+            else:
+                queue.lose(session, lease, self._rules, message=_NOT_FOUND)
+        logger.info("job %s attempt %s: %s", job_id, attempt_id, "adopted" if lives else "lost")
+        if lives:
+            self._follow(self._hold(lease))
+
+    def _start_fitting(self, waiting: list[Job], booked: list[Resources]) -> None:
+        """Start jobs in their order. One that must wait keeps room reserved, lest smaller ones starve it."""
+        total = self._runner.total()
+        free = self._runner.free()
+        unbooked = total
+        for resources in booked:
+            unbooked = unbooked.minus(resources)
+        # Ray counts an attempt only once it is placed, the database as soon as it is leased.
+        free = Capacity(min(free.cpus, unbooked.cpus), min(free.gpus, unbooked.gpus))
+        for job in waiting:
+            wanted = Resources.model_validate(job.recipe["resources"])
+            if not total.holds(wanted):
+                self._explain(job, f"needs {_words(wanted)}; the whole cluster has {_words(total)}")
+                continue
+            if free.holds(wanted):
+                self._start(job)
+            else:
+                self._explain(job, f"waits until {_words(wanted)} are free")
+            free = free.minus(wanted)
+
+    def _start(self, job: Job) -> None:
+        try:
+            with self._database.writing() as session:
+                lease = queue.lease(session, job.id, owner=self.owner, seconds=self._settings.lease_seconds)
+        except ValidationError:
+            self._explain(job, "its recipe was written by another version, which this dispatcher cannot read")
+            return
+        if lease is None:
+            return
+        held = self._hold(lease)
+        logger.info("job %s attempt %s (number %s) begins", job.id, lease.attempt_id, lease.number)
+        try:
+            self._runner.start(self._order(lease))
+        except Exception as error:
+            logger.exception("attempt %s could not be started", lease.attempt_id)
+            with self._writing(held) as session:
+                queue.lose(session, lease, self._rules, message=f"it could not be started: {error}")
+            self._drop(held)
+            return
+        self._follow(held)
+
+    def _order(self, lease: Lease) -> Order:
+        return Order(
+            attempt_id=lease.attempt_id,
+            recipe=lease.recipe.model_dump(mode="json"),
+            places=self._settings.places().model_dump(mode="json"),
+            store=self._store,
+            pipeline=self._pipeline,
+            unpolled_seconds=self._settings.unpolled_seconds,
+        )
+
+    def _reap(self) -> None:
+        """End workers whose attempt has ended in the database: nobody will ask them again."""
+        there = self._runner.attempts()
+        if not there:
+            return
+        with self._database.reading() as session:
+            # An attempt that this database does not know belongs to another service on the cluster.
+            ended = queue.ended_attempts(session, there)
+        for attempt_id in ended:
+            logger.info("attempt %s has ended but its worker has not; ending it", attempt_id)
+            self._runner.stop(attempt_id)
+
+    def _lose_all(self) -> None:
+        """The cluster is a new one: no attempt of the old one lives."""
+        for held in list(self._held.values()):
+            with self._writing(held) as session:
+                queue.lose(session, held.lease, self._rules, message=_CLUSTER_LOST)
+            self._held.pop(held.lease.attempt_id, None)
+
+    def _explain(self, job: Job, reason: str) -> None:
+        if job.reason != reason:
+            with self._database.writing() as session:
+                queue.explain(session, job.id, reason)
+
+    def _hold(self, lease: Lease) -> _Held:
+        held = self._held[lease.attempt_id] = _Held(lease, lease.last_sequence)
+        return held
+
+    def _drop(self, held: _Held) -> None:
+        self._held.pop(held.lease.attempt_id, None)
+        self._runner.stop(held.lease.attempt_id)
+
+    def _follow(self, held: _Held) -> None:
+        self._runner.follow(held.lease.attempt_id, held.last_sequence)
+        held.asked = True
+
+    @contextmanager
+    def _writing(self, held: _Held) -> Iterator[Session]:
+        """A transaction on a lease's behalf. If the lease is lost, so is the attempt to us; its worker is not touched,
+        for somebody else may have adopted it."""
+        try:
+            with self._database.writing() as session:
+                yield session
+        except LeaseLost as lost:
+            logger.warning("%s; letting go", lost)
+            self._held.pop(held.lease.attempt_id, None)
+
+
+def _words(amount: Resources | Capacity) -> str:
+    return f"{amount.cpus:g} CPU and {amount.gpus:g} GPU"

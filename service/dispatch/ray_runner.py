@@ -1,0 +1,177 @@
+"""Runs each attempt in a detached Ray actor named by the attempt's id, on this machine's own Ray or a cluster.
+
+For a local Ray, `local_ray.prepare_environment` must run before this module is imported.
+"""
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import (
+    ActorUnavailableError,
+    GetTimeoutError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
+from ray.util import list_named_actors
+
+from service.dispatch import local_ray
+from service.dispatch.runner import Capacity, News, read_answer
+from service.domain.lease import Ending
+from service.errors import Misconfigured
+from service.queue import WORKER_LOST
+from workers.actor import AttemptActor, Order, sweep_workspaces
+from workers.contracts.recipe import Recipe, Resources
+
+logger = logging.getLogger(__name__)
+
+_IMPORTED_WITH = os.environ.get("RAY_AUTH_TOKEN_PATH")
+"""Ray reads its environment once, when it is imported."""
+
+_NAMESPACE = "dress"
+_LONG_POLL_SECONDS = 20.0
+_THREADS = 8  # a dead dispatcher's question keeps one busy until its time is over
+_LOST = "its worker is gone (killed, out of memory or its node failed)"
+_OUT_OF_MEMORY = (
+    "its worker was killed because the node ran out of memory; use a smaller training.batch_size, a shorter "
+    "data.sequence_length, a preset without distillation, or a node with more memory"
+)
+
+
+class RayRunner:
+    """Implements `Runner` on Ray. Give it a state folder for a Ray of this machine's own, or an address to join."""
+
+    def __init__(self, state_dir: Path, address: str | None = None) -> None:
+        self._state_dir = state_dir
+        self._address = address
+        self._head: local_ray.Head | None = None
+        self._actors: dict[str, Any] = {}
+        self._asked: dict[Any, str] = {}  # answer under way -> attempt
+        self._connect()
+
+    def start(self, order: Order) -> None:
+        """See `Runner.start`."""
+        resources = Recipe.model_validate(order.recipe).resources
+        self._actors[order.attempt_id] = (
+            ray.remote(AttemptActor)
+            .options(
+                name=order.attempt_id,
+                lifetime="detached",
+                max_concurrency=_THREADS,
+                num_cpus=resources.cpus,
+                num_gpus=resources.gpus,
+                # Only the queue retries.
+                max_restarts=0,
+                max_task_retries=0,
+                runtime_env={"env_vars": _environment(resources)},
+            )
+            .remote(order)
+        )
+
+    def attach(self, attempt_id: str) -> bool:
+        """See `Runner.attach`."""
+        try:
+            self._actors[attempt_id] = ray.get_actor(attempt_id, namespace=_NAMESPACE)
+        except ValueError:
+            return False
+        return True
+
+    def follow(self, attempt_id: str, after: int) -> None:
+        """See `Runner.follow`."""
+        if attempt_id not in self._asked.values():
+            self._asked[self._actors[attempt_id].events.remote(after, _LONG_POLL_SECONDS)] = attempt_id
+
+    def wait(self, seconds: float) -> list[News]:
+        """See `Runner.wait`."""
+        if not self._asked:
+            time.sleep(seconds)
+            return []
+        questions = list(self._asked)
+        answered, _ = ray.wait(questions, num_returns=1, timeout=seconds)
+        if answered:  # take along all that is there by now
+            answered, _ = ray.wait(questions, num_returns=len(questions), timeout=0)
+        return [self._read(self._asked.pop(answer), answer) for answer in answered]
+
+    def stop(self, attempt_id: str) -> None:
+        """See `Runner.stop`."""
+        actor = self._actors.pop(attempt_id, None)
+        self._asked = {answer: asked for answer, asked in self._asked.items() if asked != attempt_id}
+        try:
+            ray.kill(actor or ray.get_actor(attempt_id, namespace=_NAMESPACE), no_restart=True)
+        except (ValueError, RayActorError):
+            return  # it is gone already
+
+    def attempts(self) -> set[str]:
+        """See `Runner.attempts`."""
+        sweep_workspaces()
+        return {name for name in list_named_actors() if name.startswith("att_")}
+
+    def free(self) -> Capacity:
+        """See `Runner.free`."""
+        return _capacity(ray.available_resources())
+
+    def total(self) -> Capacity:
+        """See `Runner.total`."""
+        return _capacity(ray.cluster_resources())
+
+    def recover(self) -> bool:
+        """See `Runner.recover`. A cluster joined by address is its operator's to restart: Ray ends this process after
+        a minute without it, and the next dispatcher adopts what it finds."""
+        if self._head is None or local_ray.is_alive(self._head):
+            return False
+        logger.warning("Ray at %s is gone; starting anew", self._head.address)
+        local_ray.stop(self._state_dir)
+        self.close()
+        self._connect()
+        return True
+
+    def close(self) -> None:
+        """See `Runner.close`."""
+        self._actors.clear()
+        self._asked.clear()
+        ray.shutdown()
+
+    def _connect(self) -> None:
+        if self._address is None:
+            self._head = local_ray.ensure(self._state_dir)
+            if _IMPORTED_WITH != os.environ["RAY_AUTH_TOKEN_PATH"]:
+                raise Misconfigured("call local_ray.prepare_environment before this module is imported")
+        ray.init(
+            address=self._head.address if self._head else self._address,
+            namespace=_NAMESPACE,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+
+    def _read(self, attempt_id: str, answer: Any) -> News:
+        try:
+            return read_answer(attempt_id, ray.get(answer, timeout=10.0))
+        except (ActorUnavailableError, GetTimeoutError):
+            # Unreachable is not failed: ask again.
+            return News(attempt_id)
+        except OutOfMemoryError:
+            return News(attempt_id, ending=Ending("out_of_memory", "out_of_memory", _OUT_OF_MEMORY))
+        except RayActorError as error:
+            logger.warning("attempt %s: %s", attempt_id, str(error).splitlines()[0])
+            return News(attempt_id, ending=Ending("transient", WORKER_LOST, _LOST))
+        except RayTaskError as error:
+            return News(attempt_id, ending=Ending("transient", "attempt_broke", str(error).splitlines()[-1]))
+        except RayError as error:
+            logger.warning("attempt %s does not answer: %s", attempt_id, error)
+            return News(attempt_id)
+
+
+def _environment(resources: Resources) -> dict[str, str]:
+    """Thread counts, which libraries read once, when they are loaded."""
+    threads = str(resources.cpus)
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return {"TOKENIZERS_PARALLELISM": "false", **dict.fromkeys(names, threads)}
+
+
+def _capacity(resources: dict[str, float]) -> Capacity:
+    return Capacity(resources.get("CPU", 0.0), resources.get("GPU", 0.0))

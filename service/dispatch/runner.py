@@ -1,0 +1,97 @@
+"""What the dispatcher needs of whatever runs attempts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pydantic import ValidationError
+
+from service.domain.lease import Ending
+from workers.actor import Order
+from workers.contracts.events import EVENT, Notice, NumberedEvent
+from workers.contracts.recipe import Resources
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Room for attempts."""
+
+    cpus: float
+    gpus: float
+
+    def holds(self, wanted: Resources) -> bool:
+        """Whether there is room for this."""
+        return self.cpus >= wanted.cpus and self.gpus >= wanted.gpus
+
+    def minus(self, taken: Resources) -> "Capacity":
+        """What is left; below zero where more was reserved than there is."""
+        return Capacity(self.cpus - taken.cpus, self.gpus - taken.gpus)
+
+
+@dataclass(frozen=True)
+class News:
+    """What one attempt answered. Neither events nor ending: it had nothing to say, or cannot be reached just now."""
+
+    attempt_id: str
+    events: list[NumberedEvent] = field(default_factory=list)
+    node: str | None = None
+    ending: Ending | None = None
+
+
+class Runner(Protocol):
+    """Runs attempts, each named by its id, and outlives the dispatcher as far as it can."""
+
+    def start(self, order: Order) -> None:
+        """Begin an attempt. Returns at once; whatever goes wrong is told by `wait`."""
+        ...
+
+    def attach(self, attempt_id: str) -> bool:
+        """Whether an attempt that an earlier dispatcher started is still there, to be followed."""
+        ...
+
+    def follow(self, attempt_id: str, after: int) -> None:
+        """Ask for the events after a sequence; the answer comes by `wait`, once. Those before are committed."""
+        ...
+
+    def wait(self, seconds: float) -> list[News]:
+        """Answers as soon as there are some; none after so many seconds."""
+        ...
+
+    def stop(self, attempt_id: str) -> None:
+        """End an attempt at once and free what it holds. Harmless if there is none."""
+        ...
+
+    def attempts(self) -> set[str]:
+        """The attempts that are there, whoever started them."""
+        ...
+
+    def free(self) -> Capacity:
+        """Room now."""
+        ...
+
+    def total(self) -> Capacity:
+        """Room if nothing ran."""
+        ...
+
+    def recover(self) -> bool:
+        """See that the cluster is there, and set up a new one where it is gone. True if it had to: no attempt lives."""
+        ...
+
+    def close(self) -> None:
+        """Let go. Attempts run on, where they can."""
+        ...
+
+
+def read_answer(attempt_id: str, answer: Mapping[str, Any]) -> News:
+    """An answer of `workers.actor.Shell.events`, in the service's terms."""
+    events = [NumberedEvent(sequence=item["sequence"], event=_read(item["event"])) for item in answer["events"]]
+    return News(attempt_id, events, node=answer["node"])
+
+
+def _read(plain: Any) -> Any:
+    """An event of another version may be unreadable; the attempt goes on and the numbers stay whole."""
+    try:
+        return EVENT.validate_python(plain)
+    except ValidationError:
+        kind = plain.get("type") if isinstance(plain, dict) else None
+        return Notice(message=f"an event of type {kind} could not be read; its worker runs another version")

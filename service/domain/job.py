@@ -1,0 +1,50 @@
+"""What a job's status may be and become."""
+
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """Where a job stands. The wire shows these words."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSING = "pausing"
+    PAUSED = "paused"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+LEGAL: dict[Status, frozenset[Status]] = {
+    Status.QUEUED: frozenset({Status.RUNNING, Status.PAUSED, Status.CANCELLED}),
+    # Back to queued: the attempt was lost or failed for a passing reason.
+    Status.RUNNING: frozenset(
+        {Status.QUEUED, Status.PAUSING, Status.CANCELLING, Status.SUCCEEDED, Status.FAILED},
+    ),
+    # An attempt may end by itself before the pause reaches it.
+    Status.PAUSING: frozenset({Status.PAUSED, Status.CANCELLING, Status.SUCCEEDED, Status.FAILED}),
+    Status.PAUSED: frozenset({Status.QUEUED, Status.CANCELLED}),
+    # Whatever the attempt still reports, a job that was told "cancelling" ends cancelled.
+    Status.CANCELLING: frozenset({Status.CANCELLED}),
+    Status.CANCELLED: frozenset(),
+    Status.SUCCEEDED: frozenset(),
+    Status.FAILED: frozenset(),
+}
+"""From each status, those that may follow."""
+
+FINAL: frozenset[Status] = frozenset(status for status, following in LEGAL.items() if not following)
+"""A job in one of these changes no more."""
+
+LEASED: frozenset[Status] = frozenset({Status.RUNNING, Status.PAUSING, Status.CANCELLING})
+"""A job in one of these has an attempt under way, hence a lease."""
+
+
+def may_become(before: Status, after: Status) -> bool:
+    """Whether the step is in the table."""
+    return after in LEGAL[before]
+
+
+def sources_of(after: Status) -> frozenset[Status]:
+    """The statuses from which `after` may be reached."""
+    return frozenset(before for before, following in LEGAL.items() if after in following)

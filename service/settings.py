@@ -1,0 +1,104 @@
+"""The deployment's settings: environment variables (`DRESS_*`) as one frozen value."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from service.domain.lease import RetryRules
+from workers.contracts.places import Places
+
+Folders = Annotated[tuple[str, ...] | None, NoDecode]
+"""Folders, written with colons between them."""
+
+
+class Settings(BaseSettings):
+    """All that a deployment may set. Each field is read from `DRESS_` + its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="DRESS_", frozen=True, use_attribute_docstrings=True, extra="ignore")
+
+    state_dir: Path
+    """Folder of the local database, artifacts, key and Ray session."""
+    database_url: str = ""
+    """SQLAlchemy URL; left empty, a SQLite file in the state folder."""
+    artifacts_url: str = ""
+    """Where artifacts are kept; left empty, a folder in the state folder."""
+    ray_address: str | None = None
+    """A Ray cluster to join; left empty, the dispatcher starts one on this machine."""
+    model_roots: Folders = None
+    """Folders that `model.source` may name a path under."""
+    data_roots: Folders = None
+    """Folders that a `text` corpus may be read from."""
+    data_dir: Folders = None
+    """Folders with local copies of named corpora, searched in order."""
+    lease_seconds: Annotated[float, Field(gt=0)] = 15.0
+    """Life of a lease without a heartbeat."""
+    heartbeat_seconds: Annotated[float, Field(gt=0)] = 5.0
+    """Time between two renewals of a lease."""
+    poll_seconds: Annotated[float, Field(gt=0)] = 0.25
+    """Time between two looks at the queue for new and cancelled jobs."""
+    reap_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """Time between two searches for workers that nobody needs any more."""
+    unpolled_seconds: Annotated[float, Field(gt=0)] = 120.0
+    """An attempt that no dispatcher has asked for so long ends itself. Much longer than a lease: a dispatcher that
+    comes back adopts the attempt."""
+    max_attempts: Annotated[int, Field(ge=1)] = 5
+    """Attempts in all, for faults that pass (lost worker, network, disk)."""
+    retry_seconds: Annotated[float, Field(ge=0)] = 1.0
+    """Wait before the second attempt; doubled each time."""
+    retry_longest_seconds: Annotated[float, Field(ge=0)] = 60.0
+    """The longest wait between attempts."""
+
+    @field_validator("model_roots", "data_roots", "data_dir", mode="before")
+    @classmethod
+    def _split(cls, given: Any) -> Any:
+        if isinstance(given, str):
+            return tuple(part for part in given.split(":") if part) or None
+        return given
+
+    @field_validator("ray_address", mode="before")
+    @classmethod
+    def _empty_is_none(cls, given: Any) -> Any:
+        return given or None
+
+    @field_validator("state_dir", mode="after")
+    @classmethod
+    def _absolute(cls, state_dir: Path) -> Path:
+        return state_dir.expanduser().absolute()
+
+    def model_post_init(self, _context: Any) -> None:
+        """Fill in what depends on the state folder."""
+        if not self.database_url:
+            object.__setattr__(self, "database_url", f"sqlite:///{self.state_dir / 'dress.sqlite3'}")
+        if not self.artifacts_url:
+            object.__setattr__(self, "artifacts_url", f"file://{self.state_dir / 'artifacts'}")
+
+    @classmethod
+    def from_environment(cls) -> "Settings":
+        """The settings that the environment gives.
+
+        Raises:
+            pydantic.ValidationError: DRESS_STATE_DIR is missing, or a value is no such thing.
+        """
+        return cls()
+
+    @property
+    def api_key_file(self) -> Path:
+        """The file that holds this machine's own key."""
+        return self.state_dir / "api-key"
+
+    @property
+    def retry_rules(self) -> RetryRules:
+        """How failed attempts are followed by others."""
+        return RetryRules(self.max_attempts, self.retry_seconds, self.retry_longest_seconds)
+
+    def places(self) -> Places:
+        """Where recipes may point. On a single machine, roots left unset are the current folder and the state folder;
+        with a Ray cluster they are none, since no folder of this machine is known to be the workers' too."""
+        own = [str(Path.cwd()), str(self.state_dir)] if self.ray_address is None else []
+        return Places(
+            model_roots=own if self.model_roots is None else list(self.model_roots),
+            data_roots=own if self.data_roots is None else list(self.data_roots),
+            data_dirs=list(self.data_dir or ()),
+        )

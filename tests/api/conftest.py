@@ -1,0 +1,188 @@
+"""A deployment to talk to: a migrated SQLite, a model folder, an app in this process or a server in another."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import uvicorn
+from fastapi.testclient import TestClient
+
+from api.app import create_app
+from api.client import Client
+from service import queue
+from service.artifacts.stores import open_store
+from service.database.schema import upgrade
+from service.database.session import Database
+from service.settings import Settings
+from workers.contracts.events import ArtifactStored, Event, NumberedEvent, Succeeded
+from workers.contracts.results import Measurement, Results
+
+LEASE_SECONDS = 600.0
+DEADLINE_SECONDS = 20.0
+
+
+class Deployment:
+    """State folder, database and store of one test, and a worker's part in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.state = root / "state"
+        self.model = root / "tiny"
+        self.model.mkdir(parents=True)
+        (self.model / "config.json").write_text('{"model_type": "llama"}', "utf-8")
+        (self.model / "model.safetensors").write_bytes(b"")
+        self.settings = Settings(state_dir=self.state, model_roots=(str(root),), data_roots=(str(root),))
+        self.database = Database(self.settings.database_url)
+        upgrade(self.database)
+        self.store = open_store(self.settings.artifacts_url)
+        self._root = root
+
+    def recipe(self, **method: Any) -> dict[str, Any]:
+        """A recipe that is accepted."""
+        return {"model": {"source": str(self.model)}, "method": {"kind": "dress", "ratio": 0.25, **method}}
+
+    @property
+    def key(self) -> str:
+        """The local key, made by the server's start."""
+        return self.settings.api_key_file.read_text("utf-8").strip()
+
+    def lease(self, job_id: str) -> queue.Lease:
+        """Begin an attempt, as a dispatcher does."""
+        with self.database.writing() as session:
+            held = queue.lease(session, job_id, owner="test", seconds=LEASE_SECONDS)
+        assert held is not None
+        return held
+
+    def report(self, held: queue.Lease, first: int, *told: Event) -> None:
+        """Commit what an attempt reports; `first` is the sequence of the first event."""
+        batch = [NumberedEvent(sequence=first + place, event=event) for place, event in enumerate(told)]
+        with self.database.writing() as session:
+            queue.apply(session, held, batch, self.settings.retry_rules)
+
+    def succeed(self, job_id: str, files: dict[str, bytes] | None = None) -> None:
+        """Play a whole attempt that leaves these files."""
+        stored = []
+        for path, content in (files or {}).items():
+            source = self._root / "draft"
+            source.write_bytes(content)
+            stored.append(self.store.put(source, path))
+        results = Results(dense=Measurement(parameters=100, perplexity={"wikitext2": 5.5}))
+        held = self.lease(job_id)
+        self.report(held, 1, ArtifactStored(files=stored), Succeeded(results=results))
+
+
+class LiveServer:
+    """`python -m api` in a process of its own, on a socket that outlives its restarts."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start and wait until requests are served."""
+        descriptor = self._listener.fileno()
+        settings = self._deployment.settings
+        roots = {"DRESS_MODEL_ROOTS": str(self._deployment.model.parent)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "api", "--fd", str(descriptor)],
+            pass_fds=(descriptor,),
+            env={**os.environ, **roots, "DRESS_STATE_DIR": str(settings.state_dir)},
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        answer = httpx2.get(f"{self.url}/readyz", timeout=DEADLINE_SECONDS)  # the socket listens already: this waits
+        assert answer.status_code == 200, answer.text
+
+    def stop(self, number: int = signal.SIGTERM) -> float:
+        """End it; the seconds that took."""
+        assert self.process is not None
+        began = time.monotonic()
+        self.process.send_signal(number)
+        self.process.wait(DEADLINE_SECONDS)
+        return time.monotonic() - began
+
+    def close(self) -> None:
+        """End it in any case."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(DEADLINE_SECONDS)
+        self._listener.close()
+
+
+def until(condition: Callable[[], Any], seconds: float = DEADLINE_SECONDS) -> Any:
+    """What the condition returns once it is true."""
+    deadline, pause = time.monotonic() + seconds, threading.Event()
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        pause.wait(0.02)
+    return value
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Iterator[Deployment]:
+    made = Deployment(tmp_path)
+    yield made
+    made.database.dispose()
+
+
+@pytest.fixture
+def anonymous(deployment: Deployment) -> Iterator[TestClient]:
+    with TestClient(create_app(deployment.settings), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def http(anonymous: TestClient, deployment: Deployment) -> TestClient:
+    anonymous.headers["Authorization"] = f"Bearer {deployment.key}"
+    return anonymous
+
+
+@pytest.fixture
+def job_id(http: TestClient, deployment: Deployment) -> str:
+    return str(http.post("/v1/jobs", json={"recipe": deployment.recipe()}).json()["id"])
+
+
+@pytest.fixture
+def live(deployment: Deployment) -> Iterator[LiveServer]:
+    server = LiveServer(deployment)
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def served(deployment: Deployment) -> Iterator[str]:
+    """The URL of a real server in a thread of this process: quicker to have than another process."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(create_app(deployment.settings), log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    thread.start()
+    assert httpx2.get(f"{url}/readyz", timeout=DEADLINE_SECONDS).status_code == 200
+    yield url
+    server.should_exit = True
+    thread.join(DEADLINE_SECONDS)
+
+
+@pytest.fixture
+def client(served: str, deployment: Deployment) -> Iterator[Client]:
+    with Client(served, deployment.key, retry_seconds=DEADLINE_SECONDS) as made:
+        yield made
+
+
+@pytest.fixture
+def live_client(live: LiveServer, deployment: Deployment) -> Iterator[Client]:
+    with Client(live.url, deployment.key, retry_seconds=DEADLINE_SECONDS) as made:
+        yield made

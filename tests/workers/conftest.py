@@ -1,0 +1,93 @@
+"""Tiny models and texts, made anew for each run: no download, no fixture file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from workers.contracts.recipe import Recipe
+
+WORDS = ["the", "stream", "carries", "what", "every", "layer", "reads", "and", "writes", "so", "a", "channel", "that"]
+WORDS += ["nobody", "needs", "may", "be", "taken", "away"]
+
+
+def sentences(count: int, seed: int) -> str:
+    """`count` paragraphs of pseudo-random sentences over a small vocabulary."""
+    random = torch.Generator().manual_seed(seed)
+    rows = torch.randint(len(WORDS), (count, 24), generator=random).tolist()
+    return "\n\n".join(" ".join(WORDS[index] for index in row) + "." for row in rows)
+
+
+def tiny_llama(**changes: Any) -> LlamaForCausalLM:
+    """A random two-layer Llama with grouped-query attention and norms that are not all ones."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        **{
+            "vocab_size": 300,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 64,
+            "initializer_range": 0.2,
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+            **changes,
+        }
+    )
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() == 1:
+                weight.copy_(1 + 0.3 * torch.randn_like(weight) if "norm" in name else 0.1 * torch.randn_like(weight))
+    return model
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `train.txt` and `valid.txt`, which share no paragraph."""
+    folder = tmp_path_factory.mktemp("corpus")
+    (folder / "train.txt").write_text(sentences(200, seed=1))
+    (folder / "valid.txt").write_text(sentences(40, seed=2))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    """A Hugging Face checkpoint folder: the tiny Llama and a byte-level tokenizer of 300 tokens."""
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        [(corpus / "train.txt").read_text()],
+        trainers.BpeTrainer(
+            vocab_size=300,
+            special_tokens=["<s>", "</s>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>").save_pretrained(folder)
+    tiny_llama().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def recipe(checkpoint: Path, corpus: Path) -> Recipe:
+    """A recipe that runs in a few seconds: 12 regularize and 4 recover steps."""
+    return Recipe.model_validate(
+        {
+            "model": {"source": str(checkpoint)},
+            "method": {"kind": "dress", "ratio": 0.25, "training": {"batch_size": 4}},
+            "data": {"name": "text", "path": str(corpus / "train.txt"), "samples": 64, "sequence_length": 32},
+            "recover": {"kind": "lora", "rank": 2, "training": {"batch_size": 4}},
+            "evaluate": {"perplexity": [{"name": "text", "path": str(corpus / "valid.txt"), "label": "valid"}]},
+        }
+    )

@@ -1,0 +1,56 @@
+"""`dress run` as a person calls it: files, exit status, and nothing imported that it does not need."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from workers.contracts.recipe import Recipe
+
+TRACED = (
+    "import sys, json, runpy\n"
+    "sys.argv = ['dress run', *sys.argv[1:]]\n"
+    "try:\n    runpy.run_module('workers', run_name='__main__')\n"
+    "except SystemExit as end:\n    status = end.code\n"
+    "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})), file=sys.stderr)\n"
+    "sys.exit(status)\n"
+)
+
+
+def dress_run(tmp_path: Path, recipe: object) -> subprocess.CompletedProcess[str]:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(recipe))
+    command = [sys.executable, "-c", TRACED, str(file), "--out", str(tmp_path / "out"), "--json"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_recipe_becomes_a_folder(recipe: Recipe, tmp_path: Path) -> None:
+    ended = dress_run(tmp_path, recipe.model_dump(mode="json"))
+    assert ended.returncode == 0, ended.stderr
+    result = json.loads(ended.stdout)
+    assert result == json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["results"]["recovered"]["perplexity"]["valid"] > 1
+    assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
+    imported = set(json.loads(ended.stderr.strip().splitlines()[-1]))
+    assert not imported & {"ray", "sqlalchemy", "fastapi", "datasets", "lm_eval", "api", "service"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"surprise": 1}, "surprise"),
+        ({"method": {"kind": "dress", "ratio": 1.5}}, "method.ratio"),
+        ({"model": {"source": "/nowhere/at/all"}}, "model.source: there is no folder"),
+    ],
+)
+def test_errors_name_the_field(change: dict, words: str, recipe: Recipe, tmp_path: Path) -> None:
+    ended = dress_run(tmp_path, {**recipe.model_dump(mode="json"), **change})
+    assert ended.returncode in (1, 2)
+    assert words in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "out" / "result.json").exists()

@@ -1,0 +1,227 @@
+"""The whole story on a tiny model: its events, its figures, what is found again, and what is refused early."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from workers import attempt, pipeline
+from workers.contracts.events import (
+    ArtifactStored,
+    CheckpointLoaded,
+    CheckpointSaved,
+    Event,
+    Failed,
+    Notice,
+    StageFinished,
+    StageStarted,
+    Succeeded,
+)
+from workers.contracts.places import Places
+from workers.contracts.recipe import Recipe
+from workers.contracts.results import Results
+from workers.errors import RecipeError
+from workers.local_store import LocalStore
+
+STAGES = ["evaluate", "regularize", "prune", "evaluate", "recover", "evaluate"]
+
+
+class Runs:
+    """Runs recipes over one store, each in a workspace of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.store, self.count = folder, LocalStore(folder / "store"), 0
+
+    def start(self, recipe: Recipe, owner: str = "job") -> Iterator[Event]:
+        self.count += 1
+        workspace = self.folder / f"workspace-{self.count}"
+        workspace.mkdir()
+        return pipeline.run(recipe, self.store, workspace, Places(), owner)
+
+    def results(self, recipe: Recipe) -> Results:
+        *_, last = self.start(recipe)
+        assert isinstance(last, Succeeded)
+        return last.results
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Runs:
+    return Runs(tmp_path)
+
+
+def changed(recipe: Recipe, **changes: object) -> Recipe:
+    """The recipe with fields replaced, by path with `__` between the parts, and validated again."""
+    plain = recipe.model_dump(mode="json")
+    for path, value in changes.items():
+        *parents, name = path.split("__")
+        target = plain
+        for parent in parents:
+            target = target[parent]
+        target[name] = value
+    return Recipe.model_validate(plain)
+
+
+def of_type(events: list[Event], kind: type) -> list:
+    return [event for event in events if isinstance(event, kind)]
+
+
+def test_a_job_from_recipe_to_model(recipe: Recipe, runs: Runs, corpus: Path, tmp_path: Path) -> None:
+    events = list(runs.start(recipe))
+    assert [event.stage for event in of_type(events, StageStarted)] == STAGES
+    assert not any(event.reused for event in of_type(events, StageFinished))
+    results = of_type(events, Succeeded)[0].results
+    assert events[-1] == of_type(events, Succeeded)[0]
+    assert (results.dense.hidden_size, results.pruned.hidden_size, results.recovered.hidden_size) == (32, 24, 24)
+    assert results.pruned.weights_digest != results.recovered.weights_digest
+    for stored in of_type(events, ArtifactStored)[0].files:
+        runs.store.fetch(stored, tmp_path / "artifact")
+    folder = tmp_path / "artifact" / "model"
+    names = {file.name for file in folder.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= names
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert model.num_parameters() == results.recovered.parameters
+    assert plain_perplexity(model, folder, corpus / "valid.txt") == pytest.approx(
+        results.recovered.perplexity["valid"], rel=1e-5
+    )
+
+
+@torch.no_grad()
+def plain_perplexity(model: torch.nn.Module, folder: Path, text: Path) -> float:
+    """The protocol of METHOD §7 written down again: disjoint windows of the context, tail dropped."""
+    ids = AutoTokenizer.from_pretrained(folder)(text.read_text(), return_tensors="pt").input_ids[0]
+    losses = []
+    for start in range(0, len(ids) - 63, 64):
+        window = ids[start : start + 64][None]
+        losses.append(F.cross_entropy(model(window).logits[0, :-1], window[0, 1:], reduction="none"))
+    return math.exp(torch.cat(losses).double().mean())
+
+
+def test_the_cut_changes_nothing_when_the_channels_are_zero(recipe: Recipe, runs: Runs) -> None:
+    (notice,) = of_type(list(runs.start(recipe)), Notice)
+    assert float(notice.message.split()[-1]) < 1e-4
+
+
+def test_the_same_recipe_is_not_computed_twice(recipe: Recipe, runs: Runs) -> None:
+    first = runs.results(recipe)
+    events = list(runs.start(recipe))
+    assert all(event.reused for event in of_type(events, StageFinished))
+    assert of_type(events, Succeeded)[0].results == first
+
+
+def test_what_does_not_change_the_weights_does_not_change_the_keys(recipe: Recipe, runs: Runs) -> None:
+    runs.results(recipe)
+    other = changed(recipe, resources__checkpoint_every_steps=1, recover__rank=4)
+    reused = {(event.stage, event.subject): event.reused for event in of_type(list(runs.start(other)), StageFinished)}
+    assert reused[("regularize", None)] and reused[("prune", None)] and reused[("evaluate", "dense")]
+    assert not reused[("recover", None)] and not reused[("evaluate", "recovered")]
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"method": {"kind": "dress", "preset": "paper", "ratio": 0.5, "norm": "l1"}},
+        {"method": {"kind": "dress", "preset": "paper", "ratio": 0.5, "norm": "l2"}},
+        {"recover": {"kind": "full"}},
+    ],
+    ids=["paper-l1", "paper-l2", "full-recovery"],
+)
+def test_every_form_of_the_recipe_runs(variant: dict, recipe: Recipe, runs: Runs) -> None:
+    results = runs.results(changed(recipe, **variant))
+    assert results.recovered.parameters == results.pruned.parameters < results.dense.parameters
+
+
+def test_without_recovery_the_pruned_model_is_the_final_one(recipe: Recipe, runs: Runs) -> None:
+    events = list(runs.start(changed(recipe, recover={"kind": "none"}, evaluate__speed=True)))
+    results = of_type(events, Succeeded)[0].results
+    assert results.recovered is None
+    assert results.dense.speed.generation_tokens_per_second > 0
+    assert results.pruned.speed.slowest <= results.pruned.speed.fastest
+    files = {stored.path: stored.sha256 for stored in of_type(events, ArtifactStored)[0].files}
+    pruned = runs.store.find(of_type(events, StageFinished)[2].key)
+    assert {stored.sha256 for stored in pruned.files} <= set(files.values())
+
+
+@pytest.mark.parametrize("stage", ["regularize", "recover"])
+def test_an_attempt_that_dies_is_resumed_from_its_checkpoint(
+    stage: str, recipe: Recipe, runs: Runs, tmp_path: Path
+) -> None:
+    recipe = changed(recipe, recover={"kind": "lora", "rank": 2, "dropout": 0.2, "training": {"batch_size": 2}})
+    undisturbed = Runs(tmp_path / "undisturbed")
+    (tmp_path / "undisturbed").mkdir()
+    wanted = undisturbed.results(recipe)
+    saved = 0
+    for event in runs.start(recipe):
+        saved += isinstance(event, CheckpointSaved) and event.stage == stage
+        if saved == 3:
+            break
+    events = list(runs.start(recipe))
+    (loaded,) = of_type(events, CheckpointLoaded)
+    assert loaded.stage == stage
+    assert loaded.step == 3
+    assert of_type(events, Succeeded)[0].results.recovered.weights_digest == wanted.recovered.weights_digest
+
+
+def test_threads_are_the_recipes(recipe: Recipe, runs: Runs) -> None:
+    for cpus in (2, 1):
+        next(iter(runs.start(changed(recipe, resources__cpus=cpus))))
+        assert torch.get_num_threads() == cpus
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "words"),
+    [
+        ({"model__source": "/nowhere"}, "model.source", "no folder /nowhere"),
+        ({"data__samples": 100_000}, "data.samples", "100000"),
+        ({"data__sequence_length": 65}, "data.sequence_length", "context of 64"),
+        ({"evaluate__sequence_length": 65}, "evaluate.sequence_length", "context of 64"),
+        ({"method__ratio": 0.001}, "method.ratio", "choose a ratio between"),
+        ({"evaluate__perplexity": [{"name": "text", "path": "/nowhere"}]}, "evaluate.perplexity.0", "/nowhere"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_computed(
+    changes: dict, field: str, words: str, recipe: Recipe, runs: Runs
+) -> None:
+    events: list[Event] = []
+    with pytest.raises(RecipeError) as refused:
+        for event in runs.start(changed(recipe, **changes)):
+            events.append(event)
+    assert refused.value.field.startswith(field)
+    assert words in str(refused.value)
+    assert events == []
+
+
+def test_training_on_the_evaluation_text_is_refused(recipe: Recipe, runs: Runs) -> None:
+    path = recipe.evaluate.perplexity[0].path
+    with pytest.raises(RecipeError) as refused:
+        list(runs.start(changed(recipe, data__path=path)))
+    assert refused.value.field == "data.name"
+    assert "train on another text" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (RecipeError("data.samples", "too many"), "recipe"),
+        (MemoryError(), "out_of_memory"),
+        (torch.OutOfMemoryError("no"), "out_of_memory"),
+        (OSError("disk"), "transient"),
+    ],
+)
+def test_an_attempt_never_raises(
+    error: Exception, fault: str, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> Iterator[Event]:
+        raise error
+        yield
+
+    monkeypatch.setattr(pipeline, "run", broken)
+    (failed,) = attempt.run(recipe, LocalStore(tmp_path), tmp_path, Places(), "job")
+    assert isinstance(failed, Failed)
+    assert failed.fault == fault
+    assert failed.message

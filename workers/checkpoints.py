@@ -1,0 +1,239 @@
+"""Models on disk: find, load, save, count, digest; and the checkpoints that training leaves behind.
+
+Everything is safetensors and JSON; nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from workers.contracts.places import Places
+from workers.contracts.recipe import ModelSettings
+from workers.contracts.store import ArtifactStore
+from workers.errors import RecipeError, Transient
+
+MODEL_FILES = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"]
+TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model"]
+
+
+def locate(settings: ModelSettings, places: Places) -> Path:
+    """The folder that holds the dense checkpoint; a hub model is fetched once into the node's hub cache.
+
+    Raises:
+        RecipeError: the path or the hub id leads to no safetensors checkpoint.
+        Transient: the hub could not be reached.
+    """
+    folder = places.model_folder(settings.source)
+    if folder is not None:
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        fetched = snapshot_download(
+            settings.source, revision=settings.revision, allow_patterns=[*MODEL_FILES, *TOKENIZER_FILES]
+        )
+    except (LocalEntryNotFoundError, OSError) as error:
+        if isinstance(error, RepositoryNotFoundError):
+            raise RecipeError("model.source", f"the hub has no model {settings.source!r} that can be read") from error
+        raise Transient(f"model.source: {settings.source!r} could not be fetched from the hub: {error}") from error
+    except HfHubHTTPError as error:
+        raise RecipeError("model.source", f"the hub refused {settings.source!r}: {error}") from error
+    except ValueError as error:
+        raise RecipeError("model.source", f"{settings.source!r} is neither a folder nor a hub id: {error}") from error
+    folder = Path(fetched)
+    if not any(folder.glob("*.safetensors")):
+        raise RecipeError("model.source", f"{settings.source} has no safetensors weights; nothing else is read")
+    return folder
+
+
+def load_config(folder: Path) -> PreTrainedConfig:
+    """The config of a checkpoint folder; never runs code from it."""
+    return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a checkpoint folder.
+
+    Raises:
+        RecipeError: the folder holds none.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise RecipeError("model.source", f"no tokenizer could be loaded beside the weights: {error}") from error
+
+
+def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """The model of a checkpoint folder, safetensors only, every tensor in memory of its own.
+
+    Tensors are copied out of the mapped file: where in the file a tensor starts would else decide which kernels run,
+    and with them the last bits of a result.
+    """
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
+    )
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    return model.to(device)
+
+
+def stored_dtype(folder: Path, asked: str) -> torch.dtype:
+    """The element type to export: the one asked for, or for `auto` that of the largest share of the stored weights."""
+    if asked != "auto":
+        return getattr(torch, asked)
+    dtype = getattr(load_config(folder), "dtype", None)
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
+
+
+def save_weights(config: PreTrainedConfig, weights: dict[str, Tensor], dtype: torch.dtype, folder: Path) -> None:
+    """Write config and weights as stock transformers reads them, sharded when large, cast to `dtype`."""
+    config.dtype = dtype
+    with torch.device("meta"):
+        shell = AutoModelForCausalLM.from_config(config)
+    cast = {name: weight.detach().to("cpu", dtype).contiguous() for name, weight in weights.items()}
+    shell.save_pretrained(folder, state_dict=cast)
+
+
+def copy_companions(source: Path, folder: Path) -> None:
+    """Bring the tokenizer and the generation config along, byte for byte."""
+    for pattern in ["generation_config.json", *TOKENIZER_FILES]:
+        for file in source.glob(pattern):
+            shutil.copyfile(file, folder / file.name)
+
+
+def weights_of(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The parameters by name, a tied tensor once."""
+    return {name: weight.detach() for name, weight in model.named_parameters()}
+
+
+def count_parameters(folder: Path) -> int:
+    """Number of stored elements; a tied tensor is stored once."""
+    return sum(_size(file, name) for file in sorted(folder.glob("*.safetensors")) for name in _names(file))
+
+
+def stored_bytes(folder: Path) -> int:
+    """Bytes of the safetensors files."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 over every tensor's name, type, shape and bytes, in the order of names: independent of sharding."""
+    digest = hashlib.sha256()
+    where = {name: file for file in folder.glob("*.safetensors") for name in _names(file)}
+    for name in sorted(where):
+        with safe_open(where[name], framework="pt") as stored:
+            tensor = stored.get_tensor(name).contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over what decides a model's behaviour: weights, config and tokenizer files."""
+    digest = hashlib.sha256(weights_digest(folder).encode())
+    files = {file for pattern in ["config.json", *TOKENIZER_FILES] for file in folder.glob(pattern)}
+    for file in sorted(files):
+        digest.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _names(file: Path) -> list[str]:
+    with safe_open(file, framework="pt") as stored:
+        return list(stored.keys())
+
+
+def _size(file: Path, name: str) -> int:
+    with safe_open(file, framework="pt") as stored:
+        size = 1
+        for length in stored.get_slice(name).get_shape():
+            size *= length
+        return size
+
+
+class TrainingCheckpoints:
+    """Where a training stage leaves its state and finds it again: parameters, AdamW's moments, random state, step.
+
+    Data order and learning rate follow from the step, so this is all of it.
+    """
+
+    def __init__(self, store: ArtifactStore, key: str, workspace: Path, every_steps: int | None) -> None:
+        self._store, self._key, self._every = store, key, every_steps
+        self._folder = workspace / f"checkpoint-{key[:16]}"
+        self.extra: dict[str, Tensor] = {}
+        """Small tensors of the stage's own that travel with the checkpoint."""
+
+    def found(self) -> int | None:
+        """Fetch the newest checkpoint, if there is one, and return its step."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True)
+        step = self._store.load_checkpoint(self._key, self._folder)
+        if step is not None:
+            self.extra = load_file(self._folder / "extra.safetensors")
+        return step
+
+    def due(self, step: int, steps: int) -> bool:
+        """True every `every_steps`, by default ten times a stage; not at the end, whose result is kept anyway."""
+        every = self._every or max(1, steps // 10)
+        return step % every == 0 and step < steps
+
+    def load(self, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
+        """Put the fetched checkpoint into the parameters and the optimizer, and return its step, 0 if there is none."""
+        state_file = self._folder / "state.json"
+        if not state_file.exists():
+            return 0
+        state: dict[str, Any] = json.loads(state_file.read_text())
+        weights = load_file(self._folder / "weights.safetensors")
+        moments = load_file(self._folder / "moments.safetensors")
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(weights[name])
+                optimizer.state[parameter] = {
+                    "step": torch.tensor(float(state["step"]), device=_step_device(parameter)),
+                    "exp_avg": torch.empty_like(parameter).copy_(moments[f"{name}.exp_avg"]),
+                    "exp_avg_sq": torch.empty_like(parameter).copy_(moments[f"{name}.exp_avg_sq"]),
+                }
+        random = load_file(self._folder / "random.safetensors")
+        torch.set_rng_state(random["cpu"])
+        if "cuda" in random and torch.cuda.is_available():
+            torch.cuda.set_rng_state(random["cuda"])
+        self._clear()
+        return int(state["step"])
+
+    def save(self, step: int, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+        """Write the state and hand it to the store, in place of the one before."""
+        self._clear()
+        moments = {}
+        for name, parameter in parameters.items():
+            for moment in ("exp_avg", "exp_avg_sq"):
+                moments[f"{name}.{moment}"] = optimizer.state[parameter][moment]
+        random = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            random["cuda"] = torch.cuda.get_rng_state()
+        save_file({name: weight.detach() for name, weight in parameters.items()}, self._folder / "weights.safetensors")
+        save_file(moments, self._folder / "moments.safetensors")
+        save_file(random, self._folder / "random.safetensors")
+        save_file(self.extra, self._folder / "extra.safetensors")
+        (self._folder / "state.json").write_text(json.dumps({"step": step}))
+        self._store.save_checkpoint(self._key, step, self._folder)
+        self._clear()
+
+    def _clear(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True)
+
+
+def _step_device(parameter: nn.Parameter) -> torch.device:
+    """Fused AdamW keeps its step count beside the parameter."""
+    return parameter.device

@@ -1,0 +1,54 @@
+"""What the pipeline needs of an artifact store; the service hands one over, scoped to what the team may see."""
+
+from pathlib import Path
+from typing import Protocol
+
+from workers.contracts.results import StageResult, StoredFile
+
+
+class ArtifactStore(Protocol):
+    """Bytes by digest, stage results and checkpoints by key. Every write is atomic: partial files are never seen."""
+
+    def put(self, file: Path, path: str) -> StoredFile:
+        """Keep a file's bytes under their digest; `path` is the relative name the result carries.
+
+        Raises:
+            Transient: the bytes could not be written (disk full, network).
+        """
+        ...
+
+    def fetch(self, stored: StoredFile, folder: Path) -> Path:
+        """Place the file at `folder / stored.path`, verified against its digest, and return that path.
+
+        Raises:
+            Transient: the bytes are missing or do not match their digest.
+        """
+        ...
+
+    def find(self, key: str) -> StageResult | None:
+        """The result of the stage with this key, if it exists and all its files are there."""
+        ...
+
+    def publish(self, result: StageResult) -> None:
+        """Make a finished stage's result findable by its key."""
+        ...
+
+    def claim(self, key: str, owner: str, ttl_seconds: float) -> bool:
+        """Reserve the computation of a key, or prolong one's own claim. False while another's claim is in force."""
+        ...
+
+    def release(self, key: str, owner: str) -> None:
+        """Give up one's claim, if it is still one's own."""
+        ...
+
+    def save_checkpoint(self, key: str, step: int, folder: Path) -> None:
+        """Keep the files of `folder` as the stage's newest checkpoint, in place of an older one."""
+        ...
+
+    def load_checkpoint(self, key: str, folder: Path) -> int | None:
+        """Place the newest checkpoint's files in `folder` and return its step, or None if there is none."""
+        ...
+
+    def drop_checkpoint(self, key: str) -> None:
+        """Forget the stage's checkpoints; its result is published."""
+        ...

@@ -1,0 +1,41 @@
+"""Whose fault a failure is, hence whether to retry.
+
+WorkerError
+├── RecipeError       the recipe asks for what cannot be had: never retried
+├── OutOfMemory       the node's memory did not suffice: never retried unchanged
+└── Transient         the surroundings failed: retried with backoff
+"""
+
+from typing import ClassVar, Literal
+
+FaultClass = Literal["recipe", "out_of_memory", "transient"]
+
+
+class WorkerError(Exception):
+    """A failure with a class and a stable code. The message says what went wrong and what to do."""
+
+    fault: ClassVar[FaultClass] = "transient"
+    code: ClassVar[str] = "transient"
+
+
+class RecipeError(WorkerError):
+    """The recipe asks for what cannot be had; `field` is its path, such as `data.samples`."""
+
+    fault = "recipe"
+    code = "invalid_recipe"
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.detail = message
+
+
+class OutOfMemory(WorkerError):
+    """Memory did not suffice; the message says what to change."""
+
+    fault = "out_of_memory"
+    code = "out_of_memory"
+
+
+class Transient(WorkerError):
+    """The surroundings failed (network, disk, node); the same attempt may well succeed later."""

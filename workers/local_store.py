@@ -1,0 +1,291 @@
+"""An artifact store in a folder: bytes by digest, stage results, claims and checkpoints by key.
+
+blobs/ab/abcdef…            bytes, named by their SHA-256
+stages/<key>.json           a finished stage's result
+claims/<key>.json           who computes a stage now, and until when
+checkpoints/<key>/<step>/   a stage's newest checkpoint
+drafts/                     what is being written; renamed into place when whole
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from pydantic import ValidationError
+
+from workers.contracts.results import StageResult, StoredFile
+from workers.errors import Transient
+
+_CHUNK_BYTES = 4 * 1024 * 1024
+_STALE_DRAFT_SECONDS = 24 * 3600.0
+
+
+class LocalStore:
+    """Implements `contracts.store.ArtifactStore` on a folder that all its users see. Cheap to pickle.
+
+    Claims are timed by the machine's clock: users of one folder are on one machine, or share a clock.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root).absolute()
+
+    def __repr__(self) -> str:
+        return f"LocalStore({str(self.root)!r})"
+
+    def path_of(self, sha256: str) -> Path:
+        """Where the bytes of this digest lie, or would lie."""
+        return self.root / "blobs" / sha256[:2] / sha256
+
+    def put(self, file: Path, path: str) -> StoredFile:
+        """Keep a file's bytes under their digest; `path` is the relative name the result carries.
+
+        Raises:
+            Transient: the bytes could not be written.
+        """
+        with _transient(f"{path} could not be stored in {self.root}"):
+            draft = self._draft()
+            try:
+                sha256, size_bytes = _copy(file, draft)
+                target = self.path_of(sha256)
+                if not _is_whole(target, size_bytes):
+                    _place(draft, target)
+            finally:
+                draft.unlink(missing_ok=True)
+        return StoredFile(path=path, sha256=sha256, size_bytes=size_bytes)
+
+    def fetch(self, stored: StoredFile, folder: Path) -> Path:
+        """Copy the bytes to `folder / stored.path`, verified, and return that path.
+
+        Raises:
+            Transient: the bytes are missing, do not match their digest or cannot be written.
+        """
+        target = folder / stored.path
+        source = self.path_of(stored.sha256)
+        with _transient(f"{stored.path} could not be fetched from {self.root}"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+            try:
+                # A copy, not a link: whoever edits the copy must not edit the store.
+                sha256, _ = _copy(source, draft)
+                if sha256 == stored.sha256:
+                    os.replace(draft, target)
+            finally:
+                draft.unlink(missing_ok=True)
+        if sha256 != stored.sha256:
+            # Out of the way, so that the stage that made it is computed again instead of failing for ever.
+            source.unlink(missing_ok=True)
+            raise Transient(f"the stored bytes of {stored.path} are damaged (disk?); they will be made again")
+        return target
+
+    def find(self, key: str) -> StageResult | None:
+        """The result of the stage with this key, if it exists and all its files are there in full size."""
+        try:
+            result = StageResult.model_validate_json((self.root / "stages" / f"{key}.json").read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
+        except OSError as error:
+            raise Transient(f"{self.root} cannot be read: {error}") from error
+        whole = all(_is_whole(self.path_of(file.sha256), file.size_bytes) for file in result.files)
+        return result if whole else None
+
+    def publish(self, result: StageResult) -> None:
+        """Make a finished stage's result findable by its key.
+
+        Raises:
+            Transient: it could not be written.
+        """
+        with _transient(f"a stage's result could not be written to {self.root}"):
+            # NaN must survive: a diverged model's perplexity is a result too.
+            text = json.dumps(result.model_dump(mode="json"))
+            self._write(text, self.root / "stages" / f"{result.key}.json")
+
+    def claim(self, key: str, owner: str, ttl_seconds: float) -> bool:
+        """Reserve the computation of a key, or prolong one's own claim. False while another's claim is in force."""
+        with _transient(f"a claim could not be written to {self.root}"), self._claims_lock():
+            holder, expires_at = self._claim_of(key)
+            if holder not in (None, owner) and expires_at > time.time():
+                return False
+            claim = {"owner": owner, "expires_at": time.time() + ttl_seconds}
+            self._write(json.dumps(claim), self._claim_file(key))
+            return True
+
+    def release(self, key: str, owner: str) -> None:
+        """Give up one's claim, if it is still one's own."""
+        with _transient(f"a claim could not be removed from {self.root}"), self._claims_lock():
+            if self._claim_of(key)[0] == owner:
+                self._claim_file(key).unlink(missing_ok=True)
+
+    def save_checkpoint(self, key: str, step: int, folder: Path) -> None:
+        """Keep the files of `folder` as the stage's newest checkpoint, then remove older ones.
+
+        Raises:
+            Transient: it could not be written; the older checkpoint is still there.
+        """
+        target = self._checkpoints(key) / f"{step:012d}"
+        with _transient(f"the checkpoint of step {step} could not be stored in {self.root}"):
+            draft = self._draft()
+            try:
+                # Key and step say what it holds: one that is there already is as good.
+                if not target.exists():
+                    _copy_tree(folder, draft)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    os.rename(draft, target)
+                _sync_folder(target.parent)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
+        for older in self._steps(key):
+            if older.name < target.name:
+                shutil.rmtree(older, ignore_errors=True)
+
+    def load_checkpoint(self, key: str, folder: Path) -> int | None:
+        """Place the newest checkpoint's files in `folder` and return its step, or None if there is none.
+
+        Raises:
+            Transient: it could not be read or copied.
+        """
+        with _transient(f"the checkpoint could not be read from {self.root}"):
+            for newest in reversed(self._steps(key)):
+                try:
+                    shutil.copytree(newest, folder, dirs_exist_ok=True)
+                except OSError:
+                    if newest.exists():
+                        raise
+                    continue  # replaced by a newer one meanwhile
+                return int(newest.name)
+        return None
+
+    def drop_checkpoint(self, key: str) -> None:
+        """Forget the stage's checkpoints; its result is published."""
+        shutil.rmtree(self._checkpoints(key), ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove drafts that a killed writer left a day ago or earlier."""
+        for draft in (self.root / "drafts").glob("*"):
+            try:
+                if draft.stat().st_mtime > time.time() - _STALE_DRAFT_SECONDS:
+                    continue
+                shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
+            except OSError:
+                continue
+
+    def _draft(self) -> Path:
+        """A new name in the store's own file system, from where a rename is atomic."""
+        drafts = self.root / "drafts"
+        drafts.mkdir(parents=True, exist_ok=True)
+        return drafts / uuid.uuid4().hex
+
+    def _write(self, text: str, target: Path) -> None:
+        draft = self._draft()
+        try:
+            with draft.open("w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            _place(draft, target)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _checkpoints(self, key: str) -> Path:
+        return self.root / "checkpoints" / key
+
+    def _steps(self, key: str) -> list[Path]:
+        """Oldest first: the names are as long as each other."""
+        folder = self._checkpoints(key)
+        return sorted(path for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+
+    def _claim_file(self, key: str) -> Path:
+        return self.root / "claims" / f"{key}.json"
+
+    def _claim_of(self, key: str) -> tuple[str | None, float]:
+        try:
+            claim = json.loads(self._claim_file(key).read_text("utf-8"))
+            return str(claim["owner"]), float(claim["expires_at"])
+        except FileNotFoundError:
+            return None, 0.0
+        except (ValueError, KeyError, TypeError):
+            return None, 0.0  # no whole claim is ever written otherwise: not ours to honour
+
+    @contextmanager
+    def _claims_lock(self) -> Iterator[None]:
+        """One reader-and-writer of claims at a time; the kernel lets go when the holder dies."""
+        folder = self.root / "claims"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def _copy(source: Path, target: Path) -> tuple[str, int]:
+    """Copy durably; the digest and size of what was copied."""
+    digest = hashlib.sha256()
+    size_bytes = 0
+    with source.open("rb") as reading, target.open("xb") as writing:
+        while chunk := reading.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            writing.write(chunk)
+            size_bytes += len(chunk)
+        _sync(writing)
+    return digest.hexdigest(), size_bytes
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    target.mkdir()
+    for path in sorted(source.rglob("*")):
+        copy = target / path.relative_to(source)
+        if path.is_dir():
+            copy.mkdir(exist_ok=True)
+        else:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            _copy(path, copy)
+    for folder in (target, *(path for path in target.rglob("*") if path.is_dir())):
+        _sync_folder(folder)
+
+
+def _place(draft: Path, target: Path) -> None:
+    """Make a whole draft visible under its name, for good."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(draft, target)
+    _sync_folder(target.parent)
+
+
+def _is_whole(file: Path, size_bytes: int) -> bool:
+    try:
+        return file.stat().st_size == size_bytes
+    except OSError:
+        return False
+
+
+def _sync(stream: BinaryIO) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename survives a power cut only once its folder is on disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _transient(what: str) -> Iterator[None]:
+    """Report the file system's troubles as faults that pass, with a remedy."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "free space on that disk" if full else "check that the folder is there and writable"
+        raise Transient(f"{what}: {error}; {remedy}") from error

@@ -1,0 +1,1 @@
+"""What the method must know of each architecture: one family a file, named by Hugging Face's `model_type`."""

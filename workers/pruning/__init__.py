@@ -1,0 +1,1 @@
+"""Pruning methods, one a file, and the mathematics they share: the basis of the stream and the cut."""

@@ -1,0 +1,104 @@
+"""Measure a model: size on disk, and perplexity by the protocol of METHOD §7."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from workers import checkpoints
+from workers.contracts.events import Event, Progress
+from workers.contracts.results import Measurement, PerplexityProtocol, Subject
+from workers.datasets.dataset import Documents
+from workers.errors import RecipeError
+from workers.stages.outcome import Outcome, StageRun
+from workers.workbench import Workbench
+
+LONGEST_WINDOW = 2048
+"""L, in tokens, unless the recipe or the model's context says less."""
+
+
+def evaluate(bench: Workbench, subject: Subject, folder: Path) -> StageRun:
+    """Dense and pruned models are measured alike. Weights are those on disk; see `arithmetic` for the arithmetic."""
+    measurement = Measurement(
+        parameters=checkpoints.count_parameters(folder),
+        bytes=checkpoints.stored_bytes(folder),
+        hidden_size=checkpoints.load_config(folder).hidden_size,
+        dtype=_name(bench.export_dtype),
+        weights_digest=checkpoints.weights_digest(folder),
+    )
+    if bench.texts:
+        model = checkpoints.load_model(folder, bench.export_dtype, bench.device).to(arithmetic(bench)).eval()
+        figures, protocols = {}, {}
+        for name, text in bench.texts.items():
+            figures[name], protocols[name] = yield from _perplexity(bench, subject, model, name, text)
+        measurement = measurement.merged(Measurement(perplexity=figures, perplexity_protocol=protocols))
+    return Outcome(measurements={subject: measurement})
+
+
+def arithmetic(bench: Workbench) -> torch.dtype:
+    """Element type of the arithmetic: the stored one on a GPU; float32 on a CPU, which is slow or coarse below it."""
+    return bench.export_dtype if bench.device.type == "cuda" else torch.float32
+
+
+def windows(bench: Workbench, name: str, text: Documents) -> tuple[Tensor, int]:
+    """The text's disjoint windows, token ids [N, L], and its length in tokens.
+
+    Tokenized once, special tokens only at the very start; the tail that fills no window is dropped.
+
+    Raises:
+        RecipeError: the text is shorter than one window.
+    """
+    settings = bench.recipe.evaluate
+    context = getattr(bench.config, "max_position_embeddings", LONGEST_WINDOW)
+    length = settings.sequence_length or min(LONGEST_WINDOW, context)
+    tokenizer = bench.tokenizer
+    start = [token for token in tokenizer("").input_ids[:1] if token == tokenizer.bos_token_id]
+    ids = torch.tensor(start + tokenizer(text.text, add_special_tokens=False, verbose=False).input_ids)
+    count = len(ids) // length
+    if count == 0:
+        raise RecipeError(
+            "evaluate.perplexity", f"the text {name!r} has {len(ids)} tokens, fewer than one window of {length}"
+        )
+    return ids[: count * length].view(count, length)[: settings.windows], len(ids)
+
+
+def _perplexity(
+    bench: Workbench, subject: Subject, model: PreTrainedModel, name: str, text: Documents
+) -> Generator[Event, None, tuple[float, PerplexityProtocol]]:
+    """exp of the mean cross-entropy over positions 1 … L-1 of every window."""
+    ids, tokens = windows(bench, name, text)
+    batches = ids.split(bench.recipe.evaluate.batch_size)
+    total, count = 0.0, 0
+    for done, batch in enumerate(batches, start=1):
+        loss = _summed_loss(model, batch.to(bench.device))
+        total, count = total + loss, count + batch[:, 1:].numel()
+        if done % max(1, len(batches) // 20) == 0 or done == len(batches):
+            running = {f"perplexity.{name}": math.exp(total / count)}
+            yield Progress(stage="evaluate", subject=subject, step=done, steps=len(batches), metrics=running)
+    protocol = PerplexityProtocol(
+        sequence_length=ids.shape[1],
+        windows=len(ids),
+        tokens=tokens,
+        batch_size=bench.recipe.evaluate.batch_size,
+        dtype=_name(bench.export_dtype),
+        arithmetic=_name(arithmetic(bench)),
+        text_sha256=text.sha256,
+    )
+    return math.exp(total / count), protocol
+
+
+@torch.no_grad()
+def _summed_loss(model: PreTrainedModel, ids: Tensor) -> float:
+    """Σ cross-entropy, in nats, of the tokens [B, 1…L-1] given those before them in their window."""
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1).float()
+    return F.cross_entropy(logits, ids[:, 1:].flatten(), reduction="sum").item()
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,42 @@
+"""Cut the regularized model, and measure what the cut itself changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from workers import checkpoints
+from workers.contracts.events import Notice
+from workers.pruning.method import method_of
+from workers.stages.outcome import Outcome, StageRun
+from workers.workbench import Workbench
+
+PROBE_TOKENS = 256
+"""Length of the one sequence on which the cut model is compared with the zeroed one."""
+
+
+def prune(bench: Workbench, key: str, regularized: Path) -> StageRun:
+    """Leaves the narrower model, as stock transformers loads it."""
+    settings = bench.recipe.method
+    method = method_of(settings)
+    model = checkpoints.load_model(regularized, torch.float32, bench.device)
+    narrowed = method.cut(settings, bench.family, model)
+    folder = bench.new_folder(key)
+    checkpoints.save_weights(narrowed.config, narrowed.weights, bench.export_dtype, folder)
+    checkpoints.copy_companions(regularized, folder)
+    method.zero(settings, bench.family, model)
+    zeroed = _probe(bench, model)
+    del model, narrowed
+    jump = (zeroed - _probe(bench, checkpoints.load_model(folder, torch.float32, bench.device))).abs().max().item()
+    yield Notice(message=f"the cut model's logits differ from the zeroed model's by at most {jump:.3g}")
+    return Outcome(folder)
+
+
+@torch.no_grad()
+def _probe(bench: Workbench, model: torch.nn.Module) -> torch.Tensor:
+    """Logits [1, tokens, vocabulary] on a fixed random sequence, in float32."""
+    length = min(PROBE_TOKENS, bench.recipe.data.sequence_length)
+    random = torch.Generator().manual_seed(bench.recipe.seed)
+    ids = torch.randint(bench.config.vocab_size, (1, length), generator=random).to(bench.device)
+    return model.eval()(input_ids=ids, use_cache=False).logits.float()
