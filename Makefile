@@ -24,7 +24,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 		echo "make: $(PYTHON) lacks venv; install it (on Debian and Ubuntu the package python3-venv)" >&2; exit 1; }
 	@$(BIN)/python -c 'import pip' 2>/dev/null || { echo "Making $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
 	@echo "Installing into $(VENV) (the first time takes minutes)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker,dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[worker,dev]'
 	@touch $@
 
 .PHONY: demo demo-short
@@ -47,8 +47,9 @@ lint: setup ## Check style, types, directions of imports and undeclared dependen
 	$(BIN)/deptry api service workers
 
 .PHONY: bench
-bench: setup ## Measure quality, size and speed against the ratio, on the small Llama
-	@$(BIN)/python deploy/demo/main_job.py --ratios 0.125 0.25 0.375 0.5
+bench: setup ## Measure, side by side: a regularize step with and without its penalty, a job with and without the service
+	@$(BIN)/python tests/bench/regularize_step.py
+	@$(BIN)/python tests/bench/whole_job.py
 
 .PHONY: lock
 lock: setup ## Write constraints.txt anew from pyproject.toml

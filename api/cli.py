@@ -36,6 +36,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on std
 HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
 PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
 INTERRUPTED = 130
+PIPE_WIDTH = 240
 
 
 def _err() -> Console:
@@ -43,7 +44,10 @@ def _err() -> Console:
 
 
 def _out() -> Console:
-    return Console(soft_wrap=True)
+    console = Console(soft_wrap=True)
+    if not console.is_terminal:  # whoever reads a pipe wants whole lines
+        console.width = PIPE_WIDTH
+    return console
 
 
 @contextmanager
@@ -253,8 +257,8 @@ def download(
     with _server() as client:
         job = client.jobs.get(job_id)
         files = client.jobs.download(job_id, folder)
-    if not files and job.status not in FINAL_STATUSES:
-        _fail(f"{job_id} is {job.status}: it has left nothing yet")
+    if not files:
+        _fail(f"{job_id} is {job.status}: it has left no files{'' if job.status in FINAL_STATUSES else ' yet'}")
     _err().print(f"{len(files)} files in {escape(str(folder))}", highlight=False)
 
 

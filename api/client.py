@@ -1,11 +1,11 @@
 """The Python client: jobs over REST, with retries that queue nothing twice and downloads that resume.
 
-    from api.client import Client
+from api.client import Client
 
-    with Client("http://127.0.0.1:8000", api_key) as client:
-        job = client.jobs.submit({"model": {"source": "/models/tiny"}, "method": {"kind": "dress", "ratio": 0.25}})
-        for event in client.jobs.events(job.id, follow=True):
-            print(event.type)
+with Client("http://127.0.0.1:8000", api_key) as client:
+    job = client.jobs.submit({"model": {"source": "/models/tiny"}, "method": {"kind": "dress", "ratio": 0.25}})
+    for event in client.jobs.events(job.id, follow=True):
+        print(event.type)
 """
 
 from __future__ import annotations

@@ -78,9 +78,7 @@ def wiring_of(request: Request) -> Wiring:
 Wired = Annotated[Wiring, Depends(wiring_of)]
 
 
-def caller(
-    wiring: Wired, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)] = None
-) -> str:
+def caller(wiring: Wired, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)] = None) -> str:
     """The id of the API key that the request shows.
 
     Raises:

@@ -30,7 +30,7 @@ def jobs_table(jobs: Iterable[Job]) -> Table:
     """One line a job."""
     table = Table(box=None, pad_edge=False)
     for title in ("ID", "STATUS", "STAGE", "MODEL", "METHOD", "CREATED"):
-        table.add_column(title, no_wrap=title in ("ID", "STATUS"))
+        table.add_column(title, no_wrap=title != "MODEL")
     for job in jobs:
         method = job.recipe.get("method", {})
         table.add_row(

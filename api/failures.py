@@ -1,13 +1,13 @@
 """What a client's call may fail with, drawn from the server's problem+json.
 
-    ApiError
-    ├── Unreachable        no answer, or 502, 503, 504: passes, hence retried
-    ├── Corrupt            bytes that do not match their digest, or a path that leads outside
-    └── Refused            the server answered with an error (`status`, `problem`)
-        ├── KeyRefused     401
-        ├── Missing        404
-        ├── InConflict     409
-        └── Invalid        422, `problem.errors` points at each fault
+ApiError
+├── Unreachable        no answer, or 502, 503, 504: passes, hence retried
+├── Corrupt            bytes that do not match their digest, or a path that leads outside
+└── Refused            the server answered with an error (`status`, `problem`)
+    ├── KeyRefused     401
+    ├── Missing        404
+    ├── InConflict     409
+    └── Invalid        422, `problem.errors` points at each fault
 """
 
 from __future__ import annotations

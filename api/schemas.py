@@ -78,9 +78,9 @@ class JobRequest(Contract):
 
     recipe: Recipe
     """All that the job asks for."""
-    metadata: Annotated[dict[Annotated[str, Field(max_length=255)], JsonValue], Field(max_length=64)] = {}  # noqa: RUF012
+    metadata: Annotated[dict[Annotated[str, Field(max_length=255)], JsonValue], Field(max_length=64)] = {}
     """Free JSON of yours, kept and given back unread."""
-    labels: Annotated[dict[LabelName, LabelValue], Field(max_length=32)] = {}  # noqa: RUF012
+    labels: Annotated[dict[LabelName, LabelValue], Field(max_length=32)] = {}
     """Short names and values to filter lists by."""
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
     """Higher runs sooner; equal priorities run first come, first served."""

@@ -15,7 +15,7 @@ from service.domain.lease import Ending, Lease, RetryRules
 from service.errors import Conflict, LeaseLost, NotFound
 from service.reports import fold
 from workers.contracts.events import Failed, NumberedEvent, Succeeded
-from workers.contracts.recipe import Recipe, Resources
+from workers.contracts.recipe import Recipe
 
 WORKER_LOST = "worker_lost"
 """Code of an attempt whose worker is gone."""
@@ -40,41 +40,6 @@ def enqueue(
     session.add_all(JobLabel(job_id=job.id, key=key, value=value) for key, value in labels.items())
     events.append(session, job, "job_queued", {"priority": priority})
     return _reread(session, job.id)
-
-
-def waiting(session: Session, limit: int) -> list[Job]:
-    """Queued jobs whose time has come, in the order in which they shall run."""
-    wanted = (
-        select(Job)
-        .where(Job.status == Status.QUEUED.value, Job.not_before <= database_now())
-        .order_by(Job.priority.desc(), Job.created_at, Job.id)
-        .limit(limit)
-    )
-    return list(session.scalars(wanted))
-
-
-def expired(session: Session, limit: int) -> list[tuple[str, str]]:
-    """Jobs under way whose lease nobody renewed: job id and the id of the attempt that may still run."""
-    wanted = (
-        select(Job.id, Attempt.id)
-        .join(Attempt, (Attempt.job_id == Job.id) & (Attempt.number == Job.attempts))
-        .where(Job.status.in_(_words(LEASED)), Job.lease_expires_at <= database_now())
-        .order_by(Job.lease_expires_at)
-        .limit(limit)
-    )
-    return [(job_id, attempt_id) for job_id, attempt_id in session.execute(wanted)]
-
-
-def booked(session: Session) -> list[Resources]:
-    """What each attempt under way occupies, whoever leads it."""
-    recipes = session.scalars(select(Job.recipe).where(Job.status.in_(_words(LEASED))))
-    return [Resources.model_validate(recipe["resources"]) for recipe in recipes]
-
-
-def cancelling(session: Session, owner: str) -> list[str]:
-    """The owner's jobs that shall be stopped."""
-    wanted = select(Job.id).where(Job.status == Status.CANCELLING.value, Job.lease_owner == owner)
-    return list(session.scalars(wanted))
 
 
 def lease(session: Session, job_id: str, *, owner: str, seconds: float) -> Lease | None:
@@ -225,12 +190,6 @@ def explain(session: Session, job_id: str, reason: str | None) -> None:
         _update(session, Job.id == job_id, Job.status == Status.QUEUED.value, reason=reason)
 
 
-def ended_attempts(session: Session, attempt_ids: Iterable[str]) -> set[str]:
-    """Those of these attempts that have ended. An unknown one has not."""
-    ended = select(Attempt.id).where(Attempt.id.in_(list(attempt_ids)), Attempt.outcome.is_not(None))
-    return set(session.scalars(ended))
-
-
 def _settle(
     session: Session,
     job: Job,
@@ -347,9 +306,8 @@ def _reread(session: Session, job_id: str) -> Job:
 
 
 def _lease_of(job: Job, attempt: Attempt) -> Lease:
-    assert job.lease_token is not None
     recipe = Recipe.model_validate(job.recipe)
-    return Lease(job.id, attempt.id, attempt.number, job.lease_token, recipe, attempt.last_sequence)
+    return Lease(job.id, attempt.id, attempt.number, job.lease_token or "", recipe, attempt.last_sequence)
 
 
 def _words(statuses: Iterable[Status]) -> list[str]:

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.domain.lease import RetryRules
+from workers.actor import PIPELINE
 from workers.contracts.places import Places
 
 Folders = Annotated[tuple[str, ...] | None, NoDecode]
@@ -32,6 +33,8 @@ class Settings(BaseSettings):
     """Folders that a `text` corpus may be read from."""
     data_dir: Folders = None
     """Folders with local copies of named corpora, searched in order."""
+    pipeline: str = PIPELINE
+    """What an attempt runs, as `module:function`."""
     lease_seconds: Annotated[float, Field(gt=0)] = 15.0
     """Life of a lease without a heartbeat."""
     heartbeat_seconds: Annotated[float, Field(gt=0)] = 5.0

@@ -25,7 +25,8 @@ from workers.contracts.store import ArtifactStore
 
 logger = logging.getLogger(__name__)
 
-Pipeline = Callable[[Recipe, ArtifactStore, Path, Places], Iterator[Event]]
+Pipeline = Callable[[Recipe, ArtifactStore, Path, Places, str], Iterator[Event]]
+"""Recipe, store, an empty workspace, places, and the name under which stages are claimed."""
 
 PIPELINE = "workers.attempt:run"
 """What an attempt runs, as `module:function`. Named, not imported: only the worker's machine has torch."""
@@ -38,6 +39,8 @@ class Order:
     """What a dispatcher orders: one attempt at one recipe."""
 
     attempt_id: str
+    owner: str
+    """Who claims stages: the job, so that an attempt need not wait out the claim of the one before it."""
     recipe: dict[str, Any]
     """The recipe in plain form: no class travels, so that versions may differ."""
     places: dict[str, Any]
@@ -129,7 +132,8 @@ class Shell:
         module, _, function = self._order.pipeline.partition(":")
         run: Pipeline = getattr(importlib.import_module(module), function)
         recipe = Recipe.model_validate(self._order.recipe)
-        yield from run(recipe, self._order.store, folder, Places.model_validate(self._order.places))
+        places = Places.model_validate(self._order.places)
+        yield from run(recipe, self._order.store, folder, places, self._order.owner)
 
     def _tell(self, event: Event) -> None:
         with self._changed:

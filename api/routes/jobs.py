@@ -206,7 +206,7 @@ def job_answer(row: tables.Job) -> Job:
         updated_at=instant(row.updated_at),
         started_at=instant_or_none(row.started_at),
         finished_at=instant_or_none(row.finished_at),
-        status=row.status,  # type: ignore[arg-type]  # the model refuses what is no status
+        status=row.status,
         stage=row.stage,
         reason=row.reason,
         error=_fault(row),

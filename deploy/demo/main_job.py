@@ -139,7 +139,7 @@ def output_of(command: list[str | Path], what: str, environment: dict[str, str] 
     """The command's stdout; its stderr is the terminal's."""
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        raise Unwell(f"{what} ended with status {done.returncode}\n{done.stdout}".rstrip())
+        raise Unwell(f"{what} ended with status {done.returncode}")
     return done.stdout
 
 

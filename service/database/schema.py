@@ -9,7 +9,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import make_url
 
 from service.database.session import Database
-from service.errors import SchemaOutdated
+from service.errors import Misconfigured, SchemaOutdated
 
 
 def upgrade(database: Database) -> str:
@@ -51,5 +51,6 @@ def _config() -> Config:
 
 def _head() -> str:
     head = ScriptDirectory.from_config(_config()).get_current_head()
-    assert head is not None, "the package lacks its migrations"
+    if head is None:
+        raise Misconfigured("the package lacks its migrations; install it anew")
     return head

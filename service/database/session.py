@@ -32,6 +32,7 @@ class Database:
     def writing(self) -> Iterator[Session]:
         """One transaction, committed at the end, rolled back on any error. Durable once this returns."""
         with Session(self._writer, expire_on_commit=False) as session, session.begin():
+            session.connection()  # begins now: SQLAlchemy would wait for the first statement
             yield session
 
     @contextmanager
@@ -54,7 +55,7 @@ def _engine(url: str) -> Engine:
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
-    # The driver's own transaction handling would begin late and upgrade read locks, which deadlocks: ours begins at once.
+    # The driver's own transaction handling begins late and upgrades read locks, which deadlocks: ours begins at once.
     connection.isolation_level = None
     for pragma in (
         f"busy_timeout={_WAIT_FOR_LOCK_MILLISECONDS}",

@@ -1,7 +1,8 @@
-"""`dress dispatch`: runs the dispatcher until SIGTERM. With `--stop-ray`, ends this state folder's local Ray instead."""
+"""`dress dispatch`: runs the dispatcher until SIGTERM, or with `--stop-ray` ends this state folder's local Ray."""
 
 import argparse
 import logging
+import os
 import signal
 import sys
 import threading
@@ -25,6 +26,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         settings = Settings.from_environment()
         if arguments.stop_ray:
@@ -47,16 +49,21 @@ def _dispatch(settings: Settings) -> None:
     # Only now: Ray reads its environment when it is imported, and a refusal should not wait for it.
     from service.dispatch.ray_runner import RayRunner
 
-    runner = RayRunner(settings.state_dir, settings.ray_address)
     stop = threading.Event()
-    # After Ray's start, which sets handlers of its own.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    runner = RayRunner(settings.state_dir, settings.ray_address, on_stuck=_begin_anew)
     try:
         Dispatcher(database, runner, store, settings).run_forever(stop)
     finally:
         runner.close()
         database.dispose()
+
+
+def _begin_anew() -> None:
+    """Replace this process, which hangs in a call to a dead Ray, by a fresh dispatcher of the same process id."""
+    logging.getLogger(__name__).warning("stuck in a call to a Ray that is gone; the dispatcher begins anew")
+    os.execv(sys.executable, [sys.executable, "-m", "service.dispatch"])  # noqa: S606  no argument comes from a user
 
 
 if __name__ == "__main__":

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from service import queue
+from service import backlog, queue
 from service.database.session import Database
 from service.database.tables import Job
 from service.dispatch.runner import Capacity, News, Runner
 from service.domain.lease import Lease
 from service.errors import LeaseLost
 from service.settings import Settings
-from workers.actor import PIPELINE, Order
+from workers.actor import Order
 from workers.contracts.events import Failed, Succeeded
 from workers.contracts.recipe import Resources
 from workers.contracts.store import ArtifactStore
@@ -58,16 +58,13 @@ class _Duty:
 class Dispatcher:
     """Runs jobs through a runner. Several may work on one database; each holds leases of its own."""
 
-    def __init__(
-        self, database: Database, runner: Runner, store: ArtifactStore, settings: Settings, pipeline: str = PIPELINE
-    ) -> None:
+    def __init__(self, database: Database, runner: Runner, store: ArtifactStore, settings: Settings) -> None:
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._database = database
         self._runner = runner
         self._store = store
         self._settings = settings
         self._rules = settings.retry_rules
-        self._pipeline = pipeline
         self._held: dict[str, _Held] = {}
         # Renewal first: whatever takes long comes after it.
         self._duties = [
@@ -137,10 +134,10 @@ class Dispatcher:
         if self._runner.recover():
             self._lose_all()
         with self._database.reading() as session:
-            cancelling = queue.cancelling(session, self.owner)
-            expired = queue.expired(session, _AT_ONCE)
-            waiting = queue.waiting(session, _AT_ONCE)
-            booked = queue.booked(session) if waiting else []
+            cancelling = backlog.cancelling(session, self.owner)
+            expired = backlog.expired(session, _AT_ONCE)
+            waiting = backlog.waiting(session, _AT_ONCE)
+            booked = backlog.booked(session) if waiting else []
         for held in [held for held in self._held.values() if held.lease.job_id in cancelling]:
             self._stop(held)
         for job_id, attempt_id in expired:
@@ -218,10 +215,11 @@ class Dispatcher:
     def _order(self, lease: Lease) -> Order:
         return Order(
             attempt_id=lease.attempt_id,
+            owner=lease.job_id,
             recipe=lease.recipe.model_dump(mode="json"),
             places=self._settings.places().model_dump(mode="json"),
             store=self._store,
-            pipeline=self._pipeline,
+            pipeline=self._settings.pipeline,
             unpolled_seconds=self._settings.unpolled_seconds,
         )
 
@@ -232,7 +230,7 @@ class Dispatcher:
             return
         with self._database.reading() as session:
             # An attempt that this database does not know belongs to another service on the cluster.
-            ended = queue.ended_attempts(session, there)
+            ended = backlog.ended_attempts(session, there)
         for attempt_id in ended:
             logger.info("attempt %s has ended but its worker has not; ending it", attempt_id)
             self._runner.stop(attempt_id)

@@ -5,6 +5,7 @@ a machine, and no neighbour can run code through ours. `ray stop` is never used,
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import logging
@@ -52,15 +53,14 @@ def ensure(state_dir: Path) -> Head:
     Raises:
         Misconfigured: Ray does not start; the message names its log.
     """
-    state_dir.mkdir(parents=True, exist_ok=True)
     prepare_environment(state_dir)
-    head = recorded(state_dir)
-    if head is not None:
-        if is_alive(head):
+    with _alone(state_dir):
+        head = recorded(state_dir)
+        if head is not None and is_alive(head):
             logger.info("found Ray at %s (process %s)", head.address, head.pid)
             return head
-        stop(state_dir)
-    return _start(state_dir)
+        _end(state_dir)
+        return _start(state_dir)
 
 
 def recorded(state_dir: Path) -> Head | None:
@@ -73,7 +73,7 @@ def recorded(state_dir: Path) -> Head | None:
 
 def is_alive(head: Head) -> bool:
     """Whether that very process runs and its port answers."""
-    if _process(head) is None:
+    if not head.address or _process(head) is None:
         return False
     host, _, port = head.address.rpartition(":")
     try:
@@ -85,6 +85,12 @@ def is_alive(head: Head) -> bool:
 
 def stop(state_dir: Path) -> None:
     """End this state folder's Ray and all that it started. Harmless if there is none."""
+    if recorded(state_dir) is not None:
+        with _alone(state_dir):
+            _end(state_dir)
+
+
+def _end(state_dir: Path) -> None:
     head = recorded(state_dir)
     if head is None:
         return
@@ -99,7 +105,8 @@ def stop(state_dir: Path) -> None:
 
 
 def prepare_environment(state_dir: Path) -> None:
-    """Set what Ray reads from this process's environment, and hands on to all its workers."""
+    """Set what Ray reads from this process's environment, and hands on to all its workers. Before Ray is imported."""
+    state_dir.mkdir(parents=True, exist_ok=True)
     os.environ.update(
         RAY_AUTH_MODE="token",
         RAY_AUTH_TOKEN_PATH=str(_token_file(state_dir)),
@@ -138,8 +145,16 @@ def _start(state_dir: Path) -> Head:
                 return head
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(timeout=0.1)
-    stop(state_dir)
+    _end(state_dir)
     raise Misconfigured(f"Ray did not start within {_START_SECONDS:.0f} s; its last words are in {log}")
+
+
+@contextlib.contextmanager
+def _alone(state_dir: Path) -> Iterator[None]:
+    """One process at a time starts or ends this folder's Ray."""
+    with (state_dir / ".ray.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _command(folder: Path) -> list[str]:

@@ -5,7 +5,11 @@ For a local Ray, `local_ray.prepare_environment` must run before this module is 
 
 import logging
 import os
+import signal
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +40,7 @@ _IMPORTED_WITH = os.environ.get("RAY_AUTH_TOKEN_PATH")
 _NAMESPACE = "dress"
 _LONG_POLL_SECONDS = 20.0
 _THREADS = 8  # a dead dispatcher's question keeps one busy until its time is over
+_STUCK_SECONDS = 5
 _LOST = "its worker is gone (killed, out of memory or its node failed)"
 _OUT_OF_MEMORY = (
     "its worker was killed because the node ran out of memory; use a smaller training.batch_size, a shorter "
@@ -44,15 +49,21 @@ _OUT_OF_MEMORY = (
 
 
 class RayRunner:
-    """Implements `Runner` on Ray. Give it a state folder for a Ray of this machine's own, or an address to join."""
+    """Implements `Runner` on Ray. Give it a state folder for a Ray of this machine's own, or an address to join.
 
-    def __init__(self, state_dir: Path, address: str | None = None) -> None:
+    `on_stuck` is called, from a thread, when the local Ray died in the middle of a call to it: such a call hangs for a
+    minute, after which Ray ends the process.
+    """
+
+    def __init__(self, state_dir: Path, address: str | None = None, on_stuck: Callable[[], None] | None = None) -> None:
         self._state_dir = state_dir
         self._address = address
         self._head: local_ray.Head | None = None
         self._actors: dict[str, Any] = {}
         self._asked: dict[Any, str] = {}  # answer under way -> attempt
         self._connect()
+        if on_stuck is not None and self._head is not None:
+            threading.Thread(target=self._watch, args=(on_stuck,), name="watch-ray", daemon=True).start()
 
     def start(self, order: Order) -> None:
         """See `Runner.start`."""
@@ -122,9 +133,10 @@ class RayRunner:
     def recover(self) -> bool:
         """See `Runner.recover`. A cluster joined by address is its operator's to restart: Ray ends this process after
         a minute without it, and the next dispatcher adopts what it finds."""
-        if self._head is None or local_ray.is_alive(self._head):
+        if self._address is not None or (self._head is not None and local_ray.is_alive(self._head)):
             return False
-        logger.warning("Ray at %s is gone; starting anew", self._head.address)
+        logger.warning("the local Ray is gone; starting anew")
+        self._head = None  # for the watch: we know
         local_ray.stop(self._state_dir)
         self.close()
         self._connect()
@@ -137,16 +149,29 @@ class RayRunner:
         ray.shutdown()
 
     def _connect(self) -> None:
+        head = None
         if self._address is None:
-            self._head = local_ray.ensure(self._state_dir)
-            if _IMPORTED_WITH != os.environ["RAY_AUTH_TOKEN_PATH"]:
+            head = local_ray.ensure(self._state_dir)
+            if os.environ["RAY_AUTH_TOKEN_PATH"] != _IMPORTED_WITH:
                 raise Misconfigured("call local_ray.prepare_environment before this module is imported")
-        ray.init(
-            address=self._head.address if self._head else self._address,
-            namespace=_NAMESPACE,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
+        with _handlers_kept():
+            ray.init(
+                address=head.address if head else self._address,
+                namespace=_NAMESPACE,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
+
+        self._head = head
+
+    def _watch(self, on_stuck: Callable[[], None]) -> None:
+        """While all is well, `recover` notices a dead head in a fraction of a second."""
+        dead_seconds = 0
+        while dead_seconds < _STUCK_SECONDS:
+            time.sleep(1.0)
+            head = self._head
+            dead_seconds = dead_seconds + 1 if head is not None and not local_ray.is_alive(head) else 0
+        on_stuck()
 
     def _read(self, attempt_id: str, answer: Any) -> News:
         try:
@@ -164,6 +189,15 @@ class RayRunner:
         except RayError as error:
             logger.warning("attempt %s does not answer: %s", attempt_id, error)
             return News(attempt_id)
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Ray installs a handler of its own for SIGTERM, which would end the dispatcher in the middle of a commit."""
+    kept = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, kept)
 
 
 def _environment(resources: Resources) -> dict[str, str]:

@@ -8,7 +8,7 @@ from workers.errors import FaultClass
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to write one attempt's facts. Void once its token is replaced or the database's clock passes its end."""
+    """The right to write one attempt's facts; void once its token is replaced or its time is over."""
 
     job_id: str
     attempt_id: str

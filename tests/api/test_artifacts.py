@@ -72,7 +72,10 @@ def test_several_ranges(http: TestClient, url: str) -> None:
     assert BYTES[0:2] in answer.content and BYTES[10:12] in answer.content
 
 
-@pytest.mark.parametrize("asked", ["bytes=5-2", "bytes=", "bytes=-", "bytes=a-b", "lines=1-2", "bytes 1-2", "bytes=1-2,"])
+UNREADABLE = ["bytes=5-2", "bytes=", "bytes=-", "bytes=a-b", "lines=1-2", "bytes 1-2", "bytes=1-2,"]
+
+
+@pytest.mark.parametrize("asked", UNREADABLE)
 def test_a_range_that_cannot_be_read_is_ignored(http: TestClient, url: str, asked: str) -> None:
     answer = http.get(f"{url}/model/model.safetensors", headers={"Range": asked})
     assert (answer.status_code, answer.content) == (200, BYTES)

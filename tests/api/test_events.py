@@ -22,7 +22,8 @@ STREAM = {"Accept": "text/event-stream"}
 
 def _told(text: str) -> list[tuple[int, str]]:
     """Numbers and types of the events in a stream."""
-    blocks = [dict(line.split(": ", 1) for line in block.splitlines()) for block in text.split("\n\n") if "\nid:" in block]
+    told = [block for block in text.split("\n\n") if "\nid:" in block]
+    blocks = [dict(line.split(": ", 1) for line in block.splitlines()) for block in told]
     return [(int(block["id"]), block["event"]) for block in blocks]
 
 
@@ -97,7 +98,9 @@ def test_many_followers_see_the_same(client: Client, deployment: Deployment) -> 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_following_survives_a_restart(live: LiveServer, live_client: Client, deployment: Deployment, number: int) -> None:
+def test_following_survives_a_restart(
+    live: LiveServer, live_client: Client, deployment: Deployment, number: int
+) -> None:
     job = live_client.jobs.submit(deployment.recipe())
     stream = live_client.jobs.events(job.id, follow=True)
     held = deployment.lease(job.id)
@@ -115,7 +118,9 @@ def test_following_survives_a_restart(live: LiveServer, live_client: Client, dep
     assert seen == list(range(1, live_client.jobs.get(job.id).last_event + 1)), "no gap, no duplicate"
 
 
-def test_waiting_requests_do_not_hold_up_a_shutdown(live: LiveServer, live_client: Client, deployment: Deployment) -> None:
+def test_waiting_requests_do_not_hold_up_a_shutdown(
+    live: LiveServer, live_client: Client, deployment: Deployment
+) -> None:
     job = live_client.jobs.submit(deployment.recipe())
     waiting = HTTPConnection(live.url.removeprefix("http://"), timeout=DEADLINE_SECONDS)
     waiting.request("GET", f"/v1/jobs/{job.id}?wait=60", headers={"Authorization": f"Bearer {deployment.key}"})

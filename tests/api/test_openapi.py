@@ -44,7 +44,7 @@ def test_the_document_is_true(deployed: tuple[FastAPI, str, str], mode: Generati
 
 def _check(operation: Any, mode: GenerationMode, job_id: str, headers: dict[str, str]) -> None:
     @given(case=operation.as_strategy(generation_mode=mode))
-    @settings(max_examples=20, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=12, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     def is_true(case: schemathesis.Case) -> None:
         case.query.pop("wait", None)  # a job at rest would be waited for
         if mode is GenerationMode.POSITIVE and "job_id" in case.path_parameters:

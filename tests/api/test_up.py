@@ -18,12 +18,12 @@ import pytest
 
 from tests.api.conftest import until
 
-IDLE = "import signal; signal.pause()"
+IDLE = "import signal, sys; '--stop-ray' in sys.argv or signal.pause()"
 SHORT_PAUSES = "up.LONGEST_PAUSE_SECONDS = 0.05"
 
 
 class Up:
-    """One `dress up` in a process of its own. With `dispatcher`, that code runs in the dispatcher's place, without Ray."""
+    """One `dress up` in a process of its own. With `dispatcher`, that code runs in its place, without Ray."""
 
     def __init__(self, state: Path, dispatcher: str | None, *arguments: str) -> None:
         self.state = state

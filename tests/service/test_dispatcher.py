@@ -31,9 +31,10 @@ class Bench:
         self.folder = folder
         self.runner = InlineRunner(cpus=2)
 
-    def dispatcher(self, pipeline: str, database: Database | None = None) -> Dispatcher:
+    def dispatcher(self, pipeline: str) -> Dispatcher:
         store = LocalStore(self.settings.state_dir / "artifacts")
-        return Dispatcher(database or self.database, self.runner, store, self.settings, f"{HERE}:{pipeline}")
+        settings = self.settings.model_copy(update={"pipeline": f"{HERE}:{pipeline}"})
+        return Dispatcher(self.database, self.runner, store, settings)
 
     def submit(self, recipe: Recipe, **resources: int) -> str:
         changed = recipe.model_copy(update={"resources": recipe.resources.model_copy(update=resources)})
@@ -226,10 +227,9 @@ def test_two_dispatchers_share_one_database(bench: Bench, recipe: Recipe) -> Non
     databases = [Database(bench.database.url) for _ in range(2)]
     runners = [InlineRunner(cpus=2) for _ in range(2)]
     store = LocalStore(bench.settings.state_dir / "artifacts")
+    settings = bench.settings.model_copy(update={"pipeline": f"{HERE}:whole"})
     threads = [
-        threading.Thread(
-            target=Dispatcher(database, runner, store, bench.settings, f"{HERE}:whole").run_forever, args=(stop,)
-        )
+        threading.Thread(target=Dispatcher(database, runner, store, settings).run_forever, args=(stop,))
         for database, runner in zip(databases, runners, strict=True)
     ]
     for thread in threads:

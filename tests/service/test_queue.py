@@ -10,7 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy import update
 
-from service import events, jobs, queue
+from service import backlog, events, jobs, queue
 from service.artifacts import catalog
 from service.database.clock import database_now
 from service.database.session import Database
@@ -83,7 +83,7 @@ def test_a_new_job_waits_with_its_first_event(database: Database, recipe: Recipe
 def test_order_is_priority_then_age(database: Database, recipe: Recipe) -> None:
     first, second, urgent = (enqueue(database, recipe, priority) for priority in (0, 0, 5))
     with database.reading() as session:
-        assert [job.id for job in queue.waiting(session, 10)] == [urgent, *sorted([first, second])]
+        assert [job.id for job in backlog.waiting(session, 10)] == [urgent, *sorted([first, second])]
 
 
 def test_a_lease_is_given_once(database: Database, recipe: Recipe) -> None:
@@ -196,7 +196,7 @@ def test_only_an_expired_lease_is_adopted(database: Database, recipe: Recipe) ->
     job_id = enqueue(database, recipe)
     lease(database, job_id)
     with database.writing() as session:
-        assert queue.expired(session, 10) == []
+        assert backlog.expired(session, 10) == []
         assert queue.adopt(session, job_id, owner="two", seconds=15) is None
 
 
@@ -205,7 +205,7 @@ def test_release_lets_a_successor_adopt_at_once(database: Database, recipe: Reci
     held = lease(database, job_id)
     with database.writing() as session:
         queue.release(session, "one")
-        assert queue.expired(session, 10) == [(job_id, held.attempt_id)]
+        assert backlog.expired(session, 10) == [(job_id, held.attempt_id)]
         assert queue.adopt(session, job_id, owner="two", seconds=15) is not None
 
 
@@ -237,10 +237,10 @@ def test_backoff_delays_but_keeps_the_place(database: Database, recipe: Recipe) 
     held = lease(database, first)
     with database.writing() as session:
         queue.give_up(session, held, RetryRules(first_wait_seconds=60), Ending("transient", "transient", "away"))
-        assert [job.id for job in queue.waiting(session, 10)] == [second]
+        assert [job.id for job in backlog.waiting(session, 10)] == [second]
         assert queue.lease(session, first, owner="one", seconds=15) is None
         session.execute(update(Job).where(Job.id == first).values(not_before=0))
-        assert [job.id for job in queue.waiting(session, 10)] == [first, second]
+        assert [job.id for job in backlog.waiting(session, 10)] == [first, second]
 
 
 def test_retry_waits_double_up_to_the_cap() -> None:
@@ -263,7 +263,7 @@ def test_cancel_a_running_job(database: Database, recipe: Recipe) -> None:
         assert jobs.cancel(session, job_id).status == "cancelling"
         version = jobs.cancel(session, job_id).version
         assert jobs.cancel(session, job_id).version == version
-        assert queue.cancelling(session, "one") == [job_id]
+        assert backlog.cancelling(session, "one") == [job_id]
         queue.finish_cancelling(session, held)
     assert read(database, job_id).status == "cancelled"
 
@@ -305,7 +305,7 @@ def test_every_change_grows_the_version(database: Database, recipe: Recipe) -> N
 
 def test_the_table_is_closed_and_ends() -> None:
     assert set(LEGAL) == set(Status)
-    assert FINAL == {Status.CANCELLED, Status.SUCCEEDED, Status.FAILED}
+    assert {Status.CANCELLED, Status.SUCCEEDED, Status.FAILED} == FINAL
     assert not any(may_become(final, status) for final in FINAL for status in Status)
 
 

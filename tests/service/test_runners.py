@@ -41,6 +41,7 @@ def runner(request: pytest.FixtureRequest) -> Iterator[Runner]:
 def order(recipe: Recipe, tmp_path: Path, pipeline: str) -> Order:
     return Order(
         attempt_id=f"att_{uuid.uuid4().hex}",
+        owner="job_1",
         recipe=recipe.model_dump(mode="json"),
         places=Places().model_dump(mode="json"),
         store=LocalStore(tmp_path / "artifacts"),
@@ -128,7 +129,8 @@ class RayBench:
 
     def dispatcher(self, runner: Runner, pipeline: str = "gated") -> Dispatcher:
         store = LocalStore(self.settings.state_dir / "artifacts")
-        return Dispatcher(self.database, runner, store, self.settings, f"{HERE}:{pipeline}")
+        settings = self.settings.model_copy(update={"pipeline": f"{HERE}:{pipeline}"})
+        return Dispatcher(self.database, runner, store, settings)
 
     def submit(self, recipe: Recipe) -> str:
         with self.database.writing() as session:

@@ -28,7 +28,7 @@ STEPS = 5
 KEY = "a" * 64
 
 
-def whole(recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places) -> Iterator[Event]:
+def whole(recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places, owner: str) -> Iterator[Event]:
     """One stage, five steps, a file, a success."""
     yield StageStarted(stage="regularize", key=KEY, index=0, count=1)
     for step in range(1, STEPS + 1):
@@ -42,7 +42,7 @@ def whole(recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places)
     yield Succeeded(results=Results(pruned=measurement))
 
 
-def gated(recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places) -> Iterator[Event]:
+def gated(recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places, owner: str) -> Iterator[Event]:
     """Says its process id and where it goes on from, saves a checkpoint, waits for the file `go` beside its text."""
     folder = Path(recipe.data.path or "").parent
     yield Notice(message=f"pid {os.getpid()}")
@@ -60,11 +60,11 @@ def gated(recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places)
     yield Succeeded(results=Results())
 
 
-def out_of_memory(recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places) -> Iterator[Event]:
+def out_of_memory(recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places, owner: str) -> Iterator[Event]:
     yield Failed(fault="out_of_memory", code="out_of_memory", message="use a smaller batch_size")
 
 
-def passing_fault(recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places) -> Iterator[Event]:
+def passing_fault(recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places, owner: str) -> Iterator[Event]:
     """Fails once, then succeeds."""
     folder = Path(recipe.data.path or "").parent
     if not (folder / "failed-once").exists():
@@ -74,13 +74,13 @@ def passing_fault(recipe: Recipe, store: ArtifactStore, workspace: Path, places:
     yield Succeeded(results=Results())
 
 
-def breaks(recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places) -> Iterator[Event]:
+def breaks(recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places, owner: str) -> Iterator[Event]:
     """Raises, which the real pipeline never does."""
     yield Notice(message="soon")
     raise RuntimeError("unforeseen")
 
 
-def environment(recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places) -> Iterator[Event]:
+def environment(recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places, owner: str) -> Iterator[Event]:
     """Reports what its process sees."""
     yield Notice(message=f"threads {os.environ.get('OMP_NUM_THREADS')}")
     yield Notice(message=f"gpus {os.environ.get('CUDA_VISIBLE_DEVICES')!r}")

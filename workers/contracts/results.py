@@ -69,8 +69,9 @@ class Measurement(Contract):
     """Generation speed."""
 
     def merged(self, other: "Measurement") -> "Measurement":
-        """This measurement with the other's fields laid over it."""
-        return self.model_copy(update={name: getattr(other, name) for name in other.model_fields_set})
+        """This measurement with what the other knows laid over it."""
+        known = {name: value for name in type(self).model_fields if (value := getattr(other, name)) is not None}
+        return self.model_copy(update=known)
 
 
 class Results(Contract):

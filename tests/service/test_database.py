@@ -1,0 +1,130 @@
+"""The schema, the transactions, and that nothing is written which only SQLite can do."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import select, text
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.schema import CreateTable
+
+from service.database.clock import database_now
+from service.database.schema import require_head, upgrade
+from service.database.session import Database
+from service.database.tables import ApiKey, Base, Job, new_id
+from service.errors import SchemaOutdated
+
+
+def test_the_migrations_lead_to_the_tables(database: Database) -> None:
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_only_the_newest_schema_is_accepted(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'deep' / 'dress.sqlite3'}")
+    with pytest.raises(SchemaOutdated, match="dress migrate"):
+        require_head(database)
+    upgrade(database)
+    upgrade(database)
+    require_head(database)
+    with database.connection() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = 'of tomorrow'"))
+    with pytest.raises(SchemaOutdated, match="of tomorrow"):
+        require_head(database)
+    database.dispose()
+
+
+def test_migrations_may_race(tmp_path: Path) -> None:
+    databases = [Database(f"sqlite:///{tmp_path / 'dress.sqlite3'}") for _ in range(3)]
+    threads = [threading.Thread(target=upgrade, args=(database,)) for database in databases]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for database in databases:
+        require_head(database)
+        database.dispose()
+
+
+def test_dress_migrate_as_a_process(tmp_path: Path) -> None:
+    environment = {**os.environ, "DRESS_STATE_DIR": str(tmp_path / "state"), "DRESS_DATABASE_URL": ""}
+    done = subprocess.run(
+        [sys.executable, "-m", "service.database"], env=environment, capture_output=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "state" / "dress.sqlite3").is_file()
+
+
+def test_every_table_and_the_clock_exist_for_postgresql() -> None:
+    dialect = postgresql.dialect()
+    for table in Base.metadata.sorted_tables:
+        assert "CREATE TABLE" in str(CreateTable(table).compile(dialect=dialect))
+    assert "clock_timestamp" in str(select(database_now()).compile(dialect=dialect))
+
+
+def test_the_clock_counts_seconds_since_1970(database: Database) -> None:
+    with database.reading() as session:
+        ours = session.execute(select(database_now())).scalar_one()
+        theirs = session.execute(text("SELECT CAST(strftime('%s', 'now') AS INTEGER)")).scalar_one()
+    assert abs(ours - theirs) < 2.0
+
+
+def test_a_failed_transaction_leaves_nothing(database: Database) -> None:
+    with pytest.raises(RuntimeError), database.writing() as session:
+        session.add(ApiKey(id=new_id("key"), sha256="0" * 64, name="x"))
+        session.flush()
+        raise RuntimeError
+    with database.reading() as session:
+        assert session.scalars(select(ApiKey)).all() == []
+
+
+def test_reading_writes_nothing_and_its_rows_outlive_it(database: Database) -> None:
+    with database.writing() as session:
+        session.add(ApiKey(id="key_1", sha256="0" * 64, name="before"))
+    with database.reading() as session:
+        key = session.get_one(ApiKey, "key_1")
+        key.name = "after"
+        session.flush()
+    assert key.created_at > 0
+    with database.reading() as session:
+        assert session.get_one(ApiKey, "key_1").name == "before"
+
+
+def test_writers_wait_for_each_other(database: Database) -> None:
+    inside, others = threading.Event(), []
+
+    def write() -> None:
+        inside.wait(20)
+        with database.writing() as session:
+            others.append(session.scalar(select(ApiKey.name)))
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    with database.writing() as session:
+        session.add(ApiKey(id="key_1", sha256="0" * 64, name="first"))
+        inside.set()
+        thread.join(0.1)
+        assert others == []
+    thread.join()
+    assert others == ["first"]
+
+
+def test_sqlite_is_durable_and_strict(database: Database) -> None:
+    with database.reading() as session:
+        names = ("journal_mode", "synchronous")
+        found = {name: session.execute(text(f"PRAGMA {name}")).scalar_one() for name in names}
+    assert found == {"journal_mode": "wal", "synchronous": 2}
+    with pytest.raises(IntegrityError), database.writing() as session:
+        session.execute(text("INSERT INTO job_labels (job_id, key, value) VALUES ('job_none', 'a', 'b')"))
+
+
+def test_ids_are_prefixed_and_differ() -> None:
+    assert new_id("job").startswith("job_") and new_id("job") != new_id("job")
+    assert len(new_id("job")) <= Job.__table__.c.id.type.length
