@@ -7,6 +7,7 @@ from typing import Any
 from service.errors import InvalidRecipe
 from workers.contracts.places import Places
 from workers.contracts.recipe import FAMILIES, Recipe
+from workers.contracts.widths import width_kept
 from workers.errors import RecipeError
 
 
@@ -88,13 +89,7 @@ def _check_width(recipe: Recipe, hidden_size: Any, heads: Any) -> None:
     """The width that the cut rounds to must lose something and leave something."""
     if not isinstance(hidden_size, int) or not isinstance(heads, int):
         return
-    unit = recipe.method.round_to or heads
-    if unit % heads:
-        raise InvalidRecipe("method.round_to", f"{unit} is no multiple of {heads}, the model's attention heads")
-    kept = round((1 - recipe.method.ratio) * hidden_size / unit) * unit
-    if not 0 < kept < hidden_size:
-        raise InvalidRecipe(
-            "method.ratio",
-            f"{recipe.method.ratio} of {hidden_size} channels rounds to {kept} kept (multiples of {unit}); "
-            f"choose a ratio between {unit / hidden_size:.3g} and {1 - unit / hidden_size:.3g}",
-        )
+    try:
+        width_kept(hidden_size, heads, recipe.method.ratio, recipe.method.round_to)
+    except RecipeError as error:
+        raise InvalidRecipe.of(error) from error

@@ -150,7 +150,7 @@ def _fit(model: LlamaForCausalLM, tokens: torch.Tensor, settings: Settings) -> N
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.3f}"))
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
         task = progress.add_task("training", total=settings.steps, loss=math.nan)
-        for _ in range(settings.steps):
+        for step in range(1, settings.steps + 1):
             starts = torch.randint(len(tokens) - settings.context_tokens, (settings.batch_size, 1))
             loss = _loss(model, tokens[starts + offsets])
             loss.backward()
@@ -159,6 +159,8 @@ def _fit(model: LlamaForCausalLM, tokens: torch.Tensor, settings: Settings) -> N
             schedule.step()
             optimizer.zero_grad()
             progress.update(task, advance=1, loss=loss.item())
+            if not console.is_terminal and step % (settings.steps // 10) == 0:  # a log shows no bar
+                console.print(f"  step {step} of {settings.steps}, loss {loss.item():.3f}", highlight=False)
 
 
 def _loss(model: LlamaForCausalLM, windows: torch.Tensor) -> torch.Tensor:

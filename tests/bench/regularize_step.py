@@ -74,7 +74,8 @@ def main() -> None:
     for name, taken in seconds.items():
         ratios = sorted(one / other for one, other in zip(taken, plain, strict=True))
         low, middle, high = (ratios[len(ratios) * part // 100] for part in (10, 50, 90))
-        print(f"  {name:15} median {statistics.median(taken):.4f} s   ratio {middle:.3f}  (p10 {low:.3f}, p90 {high:.3f})")
+        spread = f"(p10 {low:.3f}, p90 {high:.3f})"
+        print(f"  {name:15} median {statistics.median(taken):.4f} s   ratio {middle:.3f}  {spread}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "deploy" / "demo"))
-from main_job import dress, filled, service, small_llama  # noqa: E402
+from main_job import dress, filled, service, small_llama
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.conftest import changed, run_here
 from workers import attempt, pipeline
 from workers.contracts.events import (
     ArtifactStored,
@@ -53,18 +54,6 @@ class Runs:
 @pytest.fixture
 def runs(tmp_path: Path) -> Runs:
     return Runs(tmp_path)
-
-
-def changed(recipe: Recipe, **changes: object) -> Recipe:
-    """The recipe with fields replaced, by path with `__` between the parts, and validated again."""
-    plain = recipe.model_dump(mode="json")
-    for path, value in changes.items():
-        *parents, name = path.split("__")
-        target = plain
-        for parent in parents:
-            target = target[parent]
-        target[name] = value
-    return Recipe.model_validate(plain)
 
 
 def of_type(events: list[Event], kind: type) -> list:
@@ -152,9 +141,8 @@ def test_an_attempt_that_dies_is_resumed_from_its_checkpoint(
     stage: str, recipe: Recipe, runs: Runs, tmp_path: Path
 ) -> None:
     recipe = changed(recipe, recover={"kind": "lora", "rank": 2, "dropout": 0.2, "training": {"batch_size": 2}})
-    undisturbed = Runs(tmp_path / "undisturbed")
     (tmp_path / "undisturbed").mkdir()
-    wanted = undisturbed.results(recipe)
+    wanted = run_here(recipe, tmp_path / "undisturbed")
     saved = 0
     for event in runs.start(recipe):
         saved += isinstance(event, CheckpointSaved) and event.stage == stage

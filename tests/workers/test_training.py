@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.workers.conftest import tiny_llama
+from tests.conftest import tiny_llama
 from workers.checkpoints import TrainingCheckpoints
 from workers.contracts.recipe import TrainingSettings
 from workers.local_store import LocalStore

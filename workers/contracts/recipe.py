@@ -83,7 +83,7 @@ class DressSettings(Contract):
     """The norm of the penalty: `l1` sums absolute values, `l2` sums the lengths of columns (DReSS Eqs. 2-4)."""
     strength: Annotated[float, Field(ge=0, le=1000)] = 1e-3
     """The weight λ of the penalty. Unused by `anneal`."""
-    anneal_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
+    anneal_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Share of the regularize steps over which `anneal` takes the groups to zero; the rest train what is left."""
     exact_norms: bool = True
     """Rescale each norm's weight and epsilon at the cut, so that removing zeroed channels changes no logit."""

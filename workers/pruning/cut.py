@@ -9,29 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from workers.errors import RecipeError
 from workers.models.family import ModelFamily
-
-
-def width_kept(config: PreTrainedConfig, family: ModelFamily, ratio: float, round_to: int | None) -> int:
-    """d': the multiple of `round_to` nearest to (1 - ratio)·d; by default of what the architecture allows.
-
-    Raises:
-        RecipeError: `round_to` does not suit the architecture, or rounding leaves nothing or removes nothing.
-    """
-    smallest = family.width_multiple(config)
-    multiple = round_to or smallest
-    if multiple % smallest:
-        raise RecipeError("method.round_to", f"{multiple} is not a multiple of {smallest}, which this model needs")
-    width = config.hidden_size
-    kept = round((1 - ratio) * width / multiple) * multiple
-    if not 0 < kept < width:
-        raise RecipeError(
-            "method.ratio",
-            f"{ratio} of a width of {width} rounds to {kept} channels kept (multiples of {multiple}); "
-            f"choose a ratio between {multiple / width:.3g} and {1 - multiple / width:.3g}",
-        )
-    return kept
 
 
 @torch.no_grad()

@@ -16,9 +16,10 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from workers.contracts.recipe import DressSettings
+from workers.contracts.widths import width_kept
 from workers.models.family import ModelFamily
 from workers.pruning.basis import fold_norms, principal_axes, rotate, stream_covariance, untie_head
-from workers.pruning.cut import cut_weights, width_kept, zero_removed
+from workers.pruning.cut import cut_weights, zero_removed
 from workers.pruning.groups import Annealing, Penalty, Regularizer, RemovedPart
 from workers.pruning.method import Narrowed, Regularization
 from workers.training import Objective, Step, distillation, language_modelling, steps_of, train
@@ -32,12 +33,12 @@ class Dress:
 
     def check(self, settings: DressSettings, family: ModelFamily, config: PreTrainedConfig) -> None:
         """See `Method.check`."""
-        width_kept(config, family, settings.ratio, settings.round_to)
+        _kept(settings, family, config)
 
     def regularize(self, settings: DressSettings, family: ModelFamily, task: Regularization) -> Iterator[Step]:
         """Steps 1 and 2 of the method. See `Method.regularize`."""
         model, training = task.model, settings.training
-        kept = width_kept(model.config, family, settings.ratio, settings.round_to)
+        kept = _kept(settings, family, model.config)
         objective = _objective(settings, model)
         if settings.basis == "principal":
             _to_principal_axes(model, family, task)
@@ -48,12 +49,17 @@ class Dress:
 
     def zero(self, settings: DressSettings, family: ModelFamily, model: PreTrainedModel) -> None:
         """See `Method.zero`."""
-        zero_removed(model, family, width_kept(model.config, family, settings.ratio, settings.round_to))
+        zero_removed(model, family, _kept(settings, family, model.config))
 
     def cut(self, settings: DressSettings, family: ModelFamily, model: PreTrainedModel) -> Narrowed:
         """Step 3 of the method. See `Method.cut`."""
-        kept = width_kept(model.config, family, settings.ratio, settings.round_to)
+        kept = _kept(settings, family, model.config)
         return Narrowed(*cut_weights(model, family, kept, settings.exact_norms))
+
+
+def _kept(settings: DressSettings, family: ModelFamily, config: PreTrainedConfig) -> int:
+    """d' of this recipe for this model."""
+    return width_kept(config.hidden_size, family.width_multiple(config), settings.ratio, settings.round_to)
 
 
 def _to_principal_axes(model: PreTrainedModel, family: ModelFamily, task: Regularization) -> None:

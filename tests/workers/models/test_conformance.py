@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from tests.workers.conftest import tiny_llama
+from tests.conftest import tiny_llama
 from workers import checkpoints
 from workers.models.family import family_of
 from workers.pruning.basis import fold_norms, principal_axes, rotate, stream_covariance, untie_head

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from tests.workers.conftest import tiny_llama
+from tests.conftest import tiny_llama
 from workers.models.family import family_of
 from workers.pruning.groups import Annealing, Penalty, RemovedPart
 

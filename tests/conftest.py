@@ -1,4 +1,4 @@
-"""Tiny models and texts, made anew for each run: no download, no fixture file."""
+"""Tiny models, texts and recipes, made anew for each run: no download, no fixture file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from workers import pipeline
+from workers.contracts.events import Succeeded
+from workers.contracts.places import Places
 from workers.contracts.recipe import Recipe
+from workers.contracts.results import Results
+from workers.local_store import LocalStore
 
 WORDS = ["the", "stream", "carries", "what", "every", "layer", "reads", "and", "writes", "so", "a", "channel", "that"]
 WORDS += ["nobody", "needs", "may", "be", "taken", "away"]
@@ -91,3 +96,24 @@ def recipe(checkpoint: Path, corpus: Path) -> Recipe:
             "evaluate": {"perplexity": [{"name": "text", "path": str(corpus / "valid.txt"), "label": "valid"}]},
         }
     )
+
+
+def changed(recipe: Recipe, **changes: object) -> Recipe:
+    """The recipe with fields replaced, by path with `__` between the parts, and validated again."""
+    plain = recipe.model_dump(mode="json")
+    for path, value in changes.items():
+        *parents, name = path.split("__")
+        target = plain
+        for parent in parents:
+            target = target[parent]
+        target[name] = value
+    return Recipe.model_validate(plain)
+
+
+def run_here(recipe: Recipe, folder: Path) -> Results:
+    """The results of a recipe run in this process, undisturbed, with a store of its own under `folder`."""
+    workspace = folder / "workspace"
+    workspace.mkdir()
+    *_, last = pipeline.run(recipe, LocalStore(folder / "store"), workspace, Places(), owner="here")
+    assert isinstance(last, Succeeded)
+    return last.results

@@ -5,18 +5,14 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LlamaConfig
 
+from workers.contracts.widths import width_kept
 from workers.errors import RecipeError
-from workers.models.family import family_of
-from workers.pruning.cut import width_kept
-
-CONFIG = LlamaConfig(hidden_size=4096, num_attention_heads=32)
 
 
 @given(ratio=st.floats(0.05, 0.95), round_to=st.sampled_from([None, 32, 64, 128]))
 def test_the_width_is_the_nearest_multiple(ratio: float, round_to: int | None) -> None:
-    kept = width_kept(CONFIG, family_of(CONFIG), ratio, round_to)
+    kept = width_kept(4096, 32, ratio, round_to)
     multiple = round_to or 32
     assert kept % multiple == 0
     assert abs(kept - (1 - ratio) * 4096) <= multiple / 2
@@ -26,5 +22,5 @@ def test_the_width_is_the_nearest_multiple(ratio: float, round_to: int | None) -
 @pytest.mark.parametrize(("ratio", "round_to", "field"), [(0.001, None, "method.ratio"), (0.25, 48, "method.round_to")])
 def test_what_cannot_be_is_refused(ratio: float, round_to: int | None, field: str) -> None:
     with pytest.raises(RecipeError) as refused:
-        width_kept(CONFIG, family_of(CONFIG), ratio, round_to)
+        width_kept(4096, 32, ratio, round_to)
     assert refused.value.field == field

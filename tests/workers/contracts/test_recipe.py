@@ -1,0 +1,96 @@
+"""Recipes: what is accepted as it stands, what a preset means, and what is refused with the field's name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+from workers.contracts import recipe as contract
+from workers.contracts.recipe import PRESETS, DataSettings, DressSettings, Recipe, parse_yaml
+
+AS_DOCUMENTED = """
+model: {source: owner/name}
+method: {kind: dress, preset: recommended, ratio: 0.25}
+data: {name: wikitext2, samples: 1000, sequence_length: 2048, split: "3:1"}
+recover: {kind: lora, rank: 8}
+evaluate: {perplexity: [wikitext2], tasks: [], speed: false}
+resources: {gpus: 0, cpus: 1}
+seed: 0
+"""
+
+
+def with_changes(**sections: Any) -> dict[str, Any]:
+    plain: dict[str, Any] = parse_yaml(AS_DOCUMENTED)
+    return plain | sections
+
+
+def test_the_documented_form_is_accepted_and_survives_json() -> None:
+    recipe = Recipe.model_validate(parse_yaml(AS_DOCUMENTED))
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+    assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
+    assert (recipe.data.regularize_samples, recipe.data.recover_samples) == (750, 250)
+
+
+def test_a_preset_fills_in_and_is_overruled() -> None:
+    paper = DressSettings.model_validate({"preset": "paper", "ratio": 0.25, "solver": "anneal"})
+    assert (paper.basis, paper.solver, paper.exact_norms) == ("channels", "anneal", False)
+    assert DressSettings.model_validate({"ratio": 0.25}).basis == "principal"
+    assert set(PRESETS) == {"recommended", "paper"}
+
+
+def test_numbers_may_be_written_without_a_point() -> None:
+    assert parse_yaml("strength: 1e-3") == {"strength": 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("sections", "field", "words"),
+    [
+        ({"surprise": 1}, "surprise", "Extra inputs"),
+        ({"model": {}}, "model.source", "required"),
+        ({"method": {"kind": "dress", "ratio": 0.0}}, "method.ratio", "greater than 0"),
+        ({"method": {"kind": "dress", "ratio": 1.0}}, "method.ratio", "less than 1"),
+        ({"method": {"kind": "dress", "ratio": "0.25"}}, "method.ratio", "valid number"),
+        ({"method": {"kind": "magic", "ratio": 0.25}}, "method.kind", "'dress'"),
+        ({"data": {"name": "text"}}, "data", "needs the path"),
+        ({"data": {"name": "ptb", "path": "/a"}}, "data", "needs the path"),
+        ({"data": {"split": "0:1"}}, "data", "no sample"),
+        ({"data": {"split": "1:0"}}, "", "recover.kind to none"),
+        ({"recover": {"kind": "prayer"}}, "recover", "'lora'"),
+        ({"evaluate": {"perplexity": ["ptb", "ptb"]}}, "evaluate.perplexity", "label"),
+        ({"evaluate": {"tasks": ["piqa"]}}, "evaluate.tasks", "not available"),
+        ({"resources": {"gpus": 2}}, "resources.gpus", "one GPU"),
+        ({"seed": -1}, "seed", "greater than or equal to 0"),
+    ],
+)
+def test_faults_are_named(sections: dict[str, Any], field: str, words: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Recipe.model_validate(with_changes(**sections))
+    (fault,) = refused.value.errors()
+    assert ".".join(str(part) for part in fault["loc"]) == field
+    assert words in fault["msg"]
+
+
+@given(samples=st.integers(2, 100_000), first=st.integers(1, 100), second=st.integers(0, 100))
+def test_the_split_shares_out_every_sample(samples: int, first: int, second: int) -> None:
+    try:
+        settings = DataSettings(samples=samples, split=f"{first}:{second}")
+    except ValidationError:
+        assert round(samples * first / (first + second)) == 0
+        return
+    assert settings.regularize_samples + settings.recover_samples == samples
+    assert abs(settings.regularize_samples - samples * first / (first + second)) <= 0.5
+
+
+def test_every_field_says_what_it_means() -> None:
+    silent = [
+        f"{name}.{field}"
+        for name, kind in vars(contract).items()
+        if isinstance(kind, type) and issubclass(kind, BaseModel)
+        for field, about in kind.model_fields.items()
+        if not about.description
+    ]
+    assert silent == []
