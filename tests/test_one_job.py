@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM
 
 from api.client import Client
 from api.schemas import Event, Job
-from tests.api.conftest import until
 from tests.conftest import changed, run_here
+from tests.processes import part, serving, until
 from workers.contracts.recipe import Recipe
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -32,24 +32,14 @@ class Service:
     process: subprocess.Popen[bytes]
     client: Client
 
-    def parts(self, is_wanted: Callable[[list[str]], bool]) -> list[psutil.Process]:
-        """The processes of this service whose command line is wanted."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                ours = process.environ().get("DRESS_STATE_DIR") == str(self.state)
-                if ours and is_wanted(process.cmdline()):
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
+    def workers(self) -> list[psutil.Process]:
+        """The processes that compute."""
+        return [each for each in serving(self.state) if (each.cmdline() or [""])[0].startswith("ray::AttemptActor")]
 
     def kill_9(self, name: str) -> None:
         """End a part at once: `api`, `service.dispatch`, or `worker` for the one process that computes."""
-        if name == "worker":
-            (victim,) = self.parts(lambda line: bool(line) and line[0].startswith("ray::AttemptActor"))
-        else:
-            (victim,) = self.parts(lambda line: line[1:3] == ["-m", name])
+        (victim,) = self.workers() if name == "worker" else [part(self.state, name)]
+        assert victim is not None
         victim.send_signal(signal.SIGKILL)
         victim.wait(10)
 
@@ -78,16 +68,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
-        left = [each for each in psutil.process_iter() if _serves(each, state)]
-        assert left == []
-
-
-def _serves(process: psutil.Process, state: Path) -> bool:
-    try:
-        alive = process.status() != psutil.STATUS_ZOMBIE
-        return alive and process.environ().get("DRESS_STATE_DIR") == str(state)
-    except psutil.Error:
-        return False
+        assert serving(state) == []
 
 
 def long_recipe(recipe: Recipe, seed: int) -> Recipe:
@@ -147,4 +128,4 @@ def test_a_running_job_is_cancelled_and_its_worker_ends(service: Service, recipe
     job = service.client.jobs.submit(long_recipe(recipe, seed=3))
     service.followed(job, {("checkpoint_saved", 1): lambda: service.client.jobs.cancel(job.id) and None})
     assert service.client.jobs.get(job.id).status == "cancelled"
-    until(lambda: not service.parts(lambda line: bool(line) and line[0].startswith("ray::AttemptActor")), 20)
+    until(lambda: not service.workers())

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,11 @@ from service.artifacts.stores import open_store
 from service.database.schema import upgrade
 from service.database.session import Database
 from service.settings import Settings
+from tests.processes import DEADLINE_SECONDS
 from workers.contracts.events import ArtifactStored, Event, NumberedEvent, Succeeded
 from workers.contracts.results import Measurement, Results
 
 LEASE_SECONDS = 600.0
-DEADLINE_SECONDS = 20.0
 
 
 class Deployment:
@@ -119,15 +119,6 @@ class LiveServer:
             self.process.kill()
             self.process.wait(DEADLINE_SECONDS)
         self._listener.close()
-
-
-def until(condition: Callable[[], Any], seconds: float = DEADLINE_SECONDS) -> Any:
-    """What the condition returns once it is true."""
-    deadline, pause = time.monotonic() + seconds, threading.Event()
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        pause.wait(0.02)
-    return value
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from typer.testing import CliRunner, Result
 
 from api.cli import app
 from api.recipes import absolute
-from tests.api.conftest import DEADLINE_SECONDS, Deployment, until
+from tests.api.conftest import Deployment
+from tests.processes import DEADLINE_SECONDS, until
 from workers.contracts.events import Measured, Progress, StageFinished, StageStarted, Succeeded
 from workers.contracts.results import Measurement, Results
 

@@ -16,7 +16,7 @@ import httpx2
 import psutil
 import pytest
 
-from tests.api.conftest import until
+from tests.processes import part, serving, until
 
 IDLE = "import signal, sys; '--stop-ray' in sys.argv or signal.pause()"
 SHORT_PAUSES = "up.LONGEST_PAUSE_SECONDS = 0.05"
@@ -47,31 +47,17 @@ class Up:
         """Exit status and what it said, once it has ended."""
         return self.process.wait(seconds), self.log.read_text("utf-8")
 
-    def part(self, module: str) -> psutil.Process | None:
-        """The running part of this name."""
-        found = [each for each in self.family() if f"-m {module}" in " ".join(each.cmdline())]
-        return found[0] if found else None
-
     def family(self) -> list[psutil.Process]:
         """Every other process that serves this state folder."""
-        return [each for each in psutil.process_iter() if each.pid != self.process.pid and _serves(each, self.state)]
-
-
-def _serves(process: psutil.Process, state: Path) -> bool:
-    try:
-        is_alive = process.status() != psutil.STATUS_ZOMBIE
-        return is_alive and process.environ().get("DRESS_STATE_DIR") == str(state)
-    except psutil.Error:
-        return False
+        return [each for each in serving(self.state) if each.pid != self.process.pid]
 
 
 @pytest.fixture
 def state(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "state"
     yield folder
-    for process in psutil.process_iter():
-        if process.pid != os.getpid() and _serves(process, folder):
-            process.kill()
+    for process in serving(folder):
+        process.kill()
 
 
 def _ready(url: str) -> bool:
@@ -94,7 +80,7 @@ def test_up_and_down(state: Path) -> None:
     status, told = Up(state, IDLE).end()
     assert status == 1 and f"process {up.process.pid}" in up.state.with_suffix(".stderr").read_text("utf-8") + told
 
-    api = up.part("api")
+    api = part(state, "api")
     assert api is not None
     api.kill()
     assert httpx2.get(f"{url}/readyz", timeout=20).status_code == 200, "callers wait while the API comes back"
