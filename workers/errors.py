@@ -2,6 +2,7 @@
 
 WorkerError
 ├── RecipeError       the recipe asks for what cannot be had: never retried
+├── Diverged          training blew up: never retried unchanged
 ├── OutOfMemory       the node's memory did not suffice: never retried unchanged
 └── Transient         the surroundings failed: retried with backoff
 """
@@ -28,6 +29,13 @@ class RecipeError(WorkerError):
         super().__init__(f"{field}: {message}")
         self.field = field
         self.detail = message
+
+
+class Diverged(WorkerError):
+    """The loss is no longer a number; the message says when and what to change."""
+
+    fault = "recipe"
+    code = "diverged"
 
 
 class OutOfMemory(WorkerError):

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workers.contracts.recipe import TrainingSettings
+from workers.errors import Diverged
 
 
 class Rider(Protocol):
@@ -100,6 +101,8 @@ def train(
 
     Args:
         sequences: token ids [samples, L].
+    Raises:
+        Diverged: the loss of a reported step is not finite.
     """
     parameters = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     device = next(iter(parameters.values())).device
@@ -139,7 +142,7 @@ def train(
             keeper.save(done, parameters, optimizer)
         metrics: dict[str, float] = {}
         if done % max(1, steps // REPORTS) == 0 or done == steps:
-            metrics = {"loss": loss.item(), "learning_rate": rate, "seconds": time.monotonic() - started}
+            metrics = {"loss": _finite(loss, done), "learning_rate": rate, "seconds": time.monotonic() - started}
             metrics |= rider.metrics() if rider else {}
         yield Step(done, steps, metrics, checkpointed)
 
@@ -150,6 +153,13 @@ def batch(sequences: Tensor, step: int, batch_size: int, seed: int) -> Tensor:
     epoch, place = divmod(step, per_epoch)
     order = torch.randperm(len(sequences), generator=torch.Generator().manual_seed(seed + epoch))
     return sequences[order[place * batch_size : (place + 1) * batch_size]]
+
+
+def _finite(loss: Tensor, step: int) -> float:
+    value = loss.item()
+    if not math.isfinite(value):
+        raise Diverged(f"the loss is {value} at step {step}; lower training.learning_rate or method.strength")
+    return value
 
 
 def _learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:

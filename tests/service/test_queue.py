@@ -138,6 +138,18 @@ def test_reports_reach_the_row(database: Database, recipe: Recipe) -> None:
             catalog.find(session, job_id, "model/none")
 
 
+def test_a_figure_that_is_no_number_does_not_stop_what_follows(database: Database, recipe: Recipe) -> None:
+    job_id = enqueue(database, recipe)
+    held = lease(database, job_id)
+    broken = Measurement(perplexity={"text": float("nan")}, parameters=3)
+    apply(database, held, Measured(subject="pruned", measurement=broken))
+    apply(database, held, Measured(subject="recovered", measurement=Measurement(parameters=3)), first=2)
+    assert read(database, job_id).results == {
+        "pruned": {"parameters": 3, "perplexity": {"text": None}},
+        "recovered": {"parameters": 3},
+    }
+
+
 def test_success_ends_job_attempt_and_lease_in_one(database: Database, recipe: Recipe) -> None:
     job_id = enqueue(database, recipe)
     held = lease(database, job_id)

@@ -11,6 +11,7 @@ from tests.conftest import tiny_llama
 from workers.checkpoints import TrainingCheckpoints
 from workers.contracts.recipe import TrainingSettings
 from workers.local_store import LocalStore
+from workers.errors import Diverged
 from workers.training import batch, distillation, language_modelling, steps_of, train
 
 SEQUENCES = torch.randint(300, (24, 32), generator=torch.Generator().manual_seed(3))
@@ -63,3 +64,15 @@ def test_distillation_of_a_model_from_itself_leaves_the_cross_entropy() -> None:
     assert distillation(model, teacher, 1.0)(ids).item() == pytest.approx(0.0, abs=1e-5)
     plain = language_modelling(model)(ids).item()
     assert distillation(model, teacher, 0.0)(ids).item() == pytest.approx(plain, rel=1e-5)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_at_once() -> None:
+    model = tiny_llama()
+    plain = language_modelling(model)
+    calls = iter(range(100))
+    steps = train(
+        model, SEQUENCES, SETTINGS, lambda ids: plain(ids) * (1.0 if next(calls) < 3 else float("nan")), seed=0
+    )
+    with pytest.raises(Diverged, match="step 4") as ended:
+        list(steps)
+    assert ended.value.fault == "recipe"

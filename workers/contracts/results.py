@@ -61,8 +61,8 @@ class Measurement(Contract):
     """Element type of the stored weights."""
     weights_digest: str | None = None
     """SHA-256 over the stored tensors' names, types, shapes and bytes."""
-    perplexity: dict[str, float] | None = None
-    """Perplexity by text; lower is better."""
+    perplexity: dict[str, float | None] | None = None
+    """Perplexity by text; lower is better, null if it is not a finite number."""
     perplexity_protocol: dict[str, PerplexityProtocol] | None = None
     """How each perplexity was measured."""
     speed: Speed | None = None

@@ -70,7 +70,7 @@ def windows(bench: Workbench, name: str, text: Documents) -> tuple[Tensor, int]:
 
 def _perplexity(
     bench: Workbench, subject: Subject, model: PreTrainedModel, name: str, text: Documents
-) -> Generator[Event, None, tuple[float, PerplexityProtocol]]:
+) -> Generator[Event, None, tuple[float | None, PerplexityProtocol]]:
     """exp of the mean cross-entropy over positions 1 … L-1 of every window."""
     ids, tokens = windows(bench, name, text)
     batches = ids.split(bench.recipe.evaluate.batch_size)
@@ -79,8 +79,9 @@ def _perplexity(
         loss = _summed_loss(model, batch.to(bench.device))
         total, count = total + loss, count + batch[:, 1:].numel()
         if done % max(1, len(batches) // 20) == 0 or done == len(batches):
-            running = {f"perplexity.{name}": math.exp(total / count)}
-            yield Progress(stage="evaluate", subject=subject, step=done, steps=len(batches), metrics=running)
+            running = _exp(total / count)
+            metrics = {} if running is None else {f"perplexity.{name}": running}
+            yield Progress(stage="evaluate", subject=subject, step=done, steps=len(batches), metrics=metrics)
     protocol = PerplexityProtocol(
         sequence_length=ids.shape[1],
         windows=len(ids),
@@ -90,7 +91,12 @@ def _perplexity(
         arithmetic=_name(arithmetic(bench)),
         text_sha256=text.sha256,
     )
-    return math.exp(total / count), protocol
+    return _exp(total / count), protocol
+
+
+def _exp(loss: float) -> float | None:
+    """exp, or None where that is no finite number (a model that a cut or a training broke)."""
+    return math.exp(loss) if loss < 700 else None  # False for NaN too
 
 
 @torch.no_grad()
