@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils.logging import disable_progress_bar
 
 from workers.contracts.places import Places
 from workers.datasets import dataset
@@ -29,7 +30,7 @@ def perplexity(model: torch.nn.Module, tokens: list[int], sequence_length: int, 
 
 
 def sentence(model: torch.nn.Module, tokenizer: AutoTokenizer, prompt: str) -> str:
-    """The prompt and what the model makes of it, up to the second sentence's end."""
+    """The prompt and what the model makes of it, up to the last sentence's end."""
     torch.manual_seed(0)  # greedy decoding makes so small a model repeat itself
     given = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
     how = GenerationConfig(
@@ -42,12 +43,13 @@ def sentence(model: torch.nn.Module, tokenizer: AutoTokenizer, prompt: str) -> s
         eos_token_id=tokenizer.eos_token_id,
     )
     written = tokenizer.decode(model.generate(given, generation_config=how)[0], skip_special_tokens=True)
-    end = written.find(". ", len(prompt))
+    end = written.rfind(". ", len(prompt))
     return " ".join(written[: end + 1 if end > 0 else None].split())
 
 
 def main(folder: Path, corpus: str, sequence_length: int, windows: int, prompt: str) -> None:
     """Load, measure, write, print."""
+    disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     text = dataset.load(corpus, "evaluation", Places()).text

@@ -10,8 +10,8 @@ import torch
 from tests.conftest import tiny_llama
 from workers.checkpoints import TrainingCheckpoints
 from workers.contracts.recipe import TrainingSettings
-from workers.local_store import LocalStore
 from workers.errors import Diverged
+from workers.local_store import LocalStore
 from workers.training import batch, distillation, language_modelling, steps_of, train
 
 SEQUENCES = torch.randint(300, (24, 32), generator=torch.Generator().manual_seed(3))
