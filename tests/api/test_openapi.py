@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from api.app import create_app
 from api.schemas import EXAMPLE_RECIPE
@@ -43,14 +43,18 @@ def test_the_document_is_true(deployed: tuple[FastAPI, str, str], mode: Generati
 
 
 def _check(operation: Any, mode: GenerationMode, job_id: str, headers: dict[str, str]) -> None:
+    # A recipe may fit its schema and yet name a model that is not there: 422 is then the right answer.
+    excluded = [positive_data_acceptance]
+    if operation.label == "GET /v1/jobs":
+        excluded.append(negative_data_rejection)  # in a query all is text: an object sent as a label is a label
+
     @given(case=operation.as_strategy(generation_mode=mode))
-    @settings(max_examples=12, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=12, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     def is_true(case: schemathesis.Case) -> None:
         case.query.pop("wait", None)  # a job at rest would be waited for
         if mode is GenerationMode.POSITIVE and "job_id" in case.path_parameters:
             case.path_parameters["job_id"] = job_id
-        # A recipe may fit its schema and yet name a model that is not there: 422 is then the right answer.
-        case.call_and_validate(headers=headers, excluded_checks=[positive_data_acceptance])
+        case.call_and_validate(headers=headers, excluded_checks=excluded)
 
     with suppress(Unsatisfiable):  # an operation without parameters cannot be called wrongly
         is_true()
