@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +92,16 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTra
 
 
 def stored_dtype(folder: Path, asked: str) -> torch.dtype:
-    """The element type to export: the one asked for, or for `auto` that of the largest share of the stored weights."""
+    """The element type to export: the one asked for, or for `auto` that of most of the stored elements."""
     if asked != "auto":
         return getattr(torch, asked)
-    dtype = getattr(load_config(folder), "dtype", None)
-    return dtype if isinstance(dtype, torch.dtype) else torch.float32
+    elements: Counter[str] = Counter()
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as stored:
+            for name in stored.keys():  # noqa: SIM118  not a dict
+                tensor = stored.get_slice(name)
+                elements[tensor.get_dtype()] += math.prod(tensor.get_shape())
+    return {"F16": torch.float16, "BF16": torch.bfloat16}.get(elements.most_common(1)[0][0], torch.float32)
 
 
 def save_weights(config: PreTrainedConfig, weights: dict[str, Tensor], dtype: torch.dtype, folder: Path) -> None:
@@ -156,10 +163,7 @@ def _names(file: Path) -> list[str]:
 
 def _size(file: Path, name: str) -> int:
     with safe_open(file, framework="pt") as stored:
-        size = 1
-        for length in stored.get_slice(name).get_shape():
-            size *= length
-        return size
+        return math.prod(stored.get_slice(name).get_shape())
 
 
 class TrainingCheckpoints:

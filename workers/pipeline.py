@@ -79,7 +79,7 @@ def run(recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places, o
 def plan(bench: Workbench, finished: dict[str, StageResult]) -> list[Stage]:
     """The stages of a recipe, in order, with their keys. `finished` fills as they end: later stages read from it."""
     recipe = bench.recipe
-    digest, code = bench.digest, code_digest()
+    digest, code = bench.digest, [code_digest(), bench.device.type]
     data = [recipe.data.model_dump(), bench.training_text.sha256, recipe.seed]
     texts = [recipe.evaluate.model_dump(exclude={"speed"}), {name: text.sha256 for name, text in bench.texts.items()}]
 
@@ -131,6 +131,8 @@ def _once(stage: Stage, bench: Workbench, owner: str) -> Generator[Event, None, 
     if found is not None:
         return found, True
     try:
+        if (found := store.find(stage.key)) is not None:  # published between our look and our claim
+            return found, True
         started = time.monotonic()
         outcome = yield from _claimed(stage, bench, owner)
         result = StageResult(

@@ -38,7 +38,7 @@ class Workbench:
 
     def __init__(self, recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places) -> None:
         self.recipe, self.store, self.workspace = recipe, store, workspace
-        self.device = torch.device("cuda" if recipe.resources.gpus else "cpu")
+        self.device = _device(recipe)
         self.dense_folder = checkpoints.locate(recipe.model, places)
         self.config = checkpoints.load_config(self.dense_folder)
         self.family = family_of(self.config)
@@ -109,6 +109,12 @@ class Workbench:
         ):
             if context is not None and length is not None and length > context:
                 raise RecipeError(field, f"{length} tokens are more than the model's context of {context}")
+
+
+def _device(recipe: Recipe) -> torch.device:
+    if recipe.resources.gpus and not torch.cuda.is_available():
+        raise RecipeError("resources.gpus", "torch finds no GPU on this machine; ask for 0, or run where there is one")
+    return torch.device("cuda" if recipe.resources.gpus else "cpu")
 
 
 def _prepare_torch(recipe: Recipe) -> None:

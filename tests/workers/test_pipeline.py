@@ -155,6 +155,33 @@ def test_an_attempt_that_dies_is_resumed_from_its_checkpoint(
     assert of_type(events, Succeeded)[0].results.recovered.weights_digest == wanted.recovered.weights_digest
 
 
+def test_of_two_that_want_a_stage_one_computes_it(recipe: Recipe, runs: Runs) -> None:
+    """The second finds the claim of the first and waits; the first's result is then the second's too."""
+    first = runs.start(recipe, owner="one")
+    told = next(first)
+    next(first)  # computing: the claim stands
+    second = runs.start(recipe, owner="two")
+    next(second)
+    waiting = next(second)
+    assert isinstance(waiting, Notice) and "waiting" in waiting.message
+    assert of_type([told], StageStarted)
+    *_, last = first
+    reused = of_type(list(second), StageFinished)
+    assert all(event.reused for event in reused) and len(reused) == len(STAGES)
+    assert isinstance(last, Succeeded)
+
+
+def test_the_export_keeps_the_checkpoints_type(recipe: Recipe, checkpoint: Path, tmp_path: Path, runs: Runs) -> None:
+    half = tmp_path / "half"
+    AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float16).save_pretrained(half)
+    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(half)
+    results = runs.results(changed(recipe, model={"source": str(half)}, recover={"kind": "none"}))
+    assert results.dense.dtype == results.pruned.dtype == "float16"
+    assert results.pruned.bytes < 0.6 * 4 * results.pruned.parameters
+    wide = changed(recipe, model={"source": str(half), "dtype": "float32"}, recover={"kind": "none"})
+    assert runs.results(wide).pruned.bytes >= 4 * results.pruned.parameters
+
+
 def test_threads_are_the_recipes(recipe: Recipe, runs: Runs) -> None:
     for cpus in (2, 1):
         next(iter(runs.start(changed(recipe, resources__cpus=cpus))))
@@ -182,6 +209,12 @@ def test_what_cannot_be_is_refused_before_anything_is_computed(
     assert refused.value.field.startswith(field)
     assert words in str(refused.value)
     assert events == []
+
+
+def test_a_gpu_that_is_not_there_is_said(recipe: Recipe, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RecipeError, match="resources.gpus: torch finds no GPU"):
+        next(iter(runs.start(changed(recipe, resources__gpus=1))))
 
 
 def test_training_on_the_evaluation_text_is_refused(recipe: Recipe, runs: Runs) -> None:
