@@ -42,9 +42,10 @@ def sentence(model: torch.nn.Module, tokenizer: AutoTokenizer, prompt: str) -> s
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    written = tokenizer.decode(model.generate(given, generation_config=how)[0], skip_special_tokens=True)
-    end = written.rfind(". ", len(prompt))
-    return " ".join(written[: end + 1 if end > 0 else None].split())
+    decoded = tokenizer.decode(model.generate(given, generation_config=how)[0], skip_special_tokens=True)
+    written = " ".join(decoded.split())
+    end = written.rfind(".", len(prompt))
+    return written[: end + 1 if end > 0 else None]
 
 
 def main(folder: Path, corpus: str, sequence_length: int, windows: int, prompt: str) -> None:

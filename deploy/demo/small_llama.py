@@ -42,14 +42,14 @@ class Settings:
     heads: int = 8
     vocabulary: int = 2048
     context_tokens: int = 256
-    steps: int = 450
-    batch_size: int = 8
+    steps: int = 900
+    batch_size: int = 4
     peak_learning_rate: float = 3e-3
     weight_decay: float = 0.1
     seed: int = 0
 
 
-SHORT = Settings(hidden_size=128, ffn_size=352, layers=4, vocabulary=1024, context_tokens=128, steps=320)
+SHORT = Settings(hidden_size=128, ffn_size=352, layers=4, vocabulary=1024, context_tokens=128, steps=320, batch_size=8)
 """Good enough to show the way, in well under a minute."""
 
 console = Console(stderr=True)
