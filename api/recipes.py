@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,8 +39,8 @@ def read_recipe(file: Path) -> dict[str, Any]:
 
 def absolute(path: str) -> str:
     """A local path made absolute; a hub id (which names nothing here) as it is."""
-    is_local = path.startswith((".", "~")) or Path(path).exists()
-    return str(Path(path).expanduser().absolute()) if is_local else path
+    is_local = path.startswith((".", "~")) or os.path.exists(path)
+    return os.path.abspath(os.path.expanduser(path)) if is_local else path
 
 
 def _paths(recipe: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:

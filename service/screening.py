@@ -18,7 +18,7 @@ def screened(recipe: Recipe, places: Places) -> Recipe:
         InvalidRecipe: it could never run; names the field.
     """
     try:
-        folder = places.model_folder(recipe.model.source)
+        folder = places.model_folder(recipe.model.source, recipe.model.revision)
         data_path = _text(places, recipe.data.path, "data.path")
         text_paths = [
             _text(places, text.path, f"evaluate.perplexity.{place}.path")

@@ -31,6 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
         for flaw in error.errors():
             _say(f"{'.'.join(str(part) for part in flaw['loc'])}: {flaw['msg']}", 2)
         return 2
+    if (options.out / "model").exists() and not (options.out / "result.json").exists():
+        return _say(f"{options.out / 'model'} is there and no result of an earlier run; name another --out", 2)
     store = LocalStore(options.out / ".store")
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="dress-", dir=options.out) as workspace:
@@ -58,9 +60,7 @@ def _follow(events: Iterator[Event], recipe: Recipe, store: LocalStore, options:
             case Notice():
                 _say(f"    {event.message}")
             case ArtifactStored():
-                shutil.rmtree(options.out / "model", ignore_errors=True)
-                for stored in event.files:
-                    store.fetch(stored, options.out)
+                _place(event, store, options.out)
             case Failed():
                 return _say(f"failed ({event.code}): {event.message}", 1)
             case Succeeded():
@@ -73,6 +73,15 @@ def _follow(events: Iterator[Event], recipe: Recipe, store: LocalStore, options:
                 if options.json:
                     print(json.dumps(result))
     return 0
+
+
+def _place(artifact: ArtifactStored, store: LocalStore, out: Path) -> None:
+    """Put the model in place of an earlier run's, once all of it is there."""
+    with tempfile.TemporaryDirectory(prefix="dress-", dir=out) as draft:
+        for stored in artifact.files:
+            store.fetch(stored, Path(draft))
+        shutil.rmtree(out / "model", ignore_errors=True)
+        (Path(draft) / "model").rename(out / "model")
 
 
 def _say(line: str, status: int = 0) -> int:

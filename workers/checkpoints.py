@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
@@ -26,7 +26,15 @@ from workers.contracts.store import ArtifactStore
 from workers.errors import RecipeError, Transient
 
 MODEL_FILES = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"]
-TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model"]
+TOKENIZER_FILES = [
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "spiece.model", "chat_template.jinja"),
+]
+
+PARTS = ("weights", "moments", "random", "extra")
+"""The files of a training checkpoint, each a safetensors file."""
+
+log = logging.getLogger(__name__)
 
 
 def locate(settings: ModelSettings, places: Places) -> Path:
@@ -36,24 +44,23 @@ def locate(settings: ModelSettings, places: Places) -> Path:
         RecipeError: the path or the hub id leads to no safetensors checkpoint.
         Transient: the hub could not be reached.
     """
-    folder = places.model_folder(settings.source)
+    folder = places.model_folder(settings.source, settings.revision)
     if folder is not None:
         return folder
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         fetched = snapshot_download(
             settings.source, revision=settings.revision, allow_patterns=[*MODEL_FILES, *TOKENIZER_FILES]
         )
-    except (LocalEntryNotFoundError, OSError) as error:
-        if isinstance(error, RepositoryNotFoundError):
-            raise RecipeError("model.source", f"the hub has no model {settings.source!r} that can be read") from error
-        raise Transient(f"model.source: {settings.source!r} could not be fetched from the hub: {error}") from error
-    except HfHubHTTPError as error:
-        raise RecipeError("model.source", f"the hub refused {settings.source!r}: {error}") from error
-    except ValueError as error:
+    except HFValidationError as error:
         raise RecipeError("model.source", f"{settings.source!r} is neither a folder nor a hub id: {error}") from error
+    except OSError as error:  # the hub library's HTTP errors are OSErrors too
+        answer = getattr(error, "response", None) if isinstance(error, HfHubHTTPError) else None
+        if answer is not None and 400 <= answer.status_code < 500 and answer.status_code != 429:
+            raise RecipeError("model.source", f"the hub does not give {settings.source!r}: {error}") from error
+        raise Transient(f"model.source: {settings.source!r} could not be fetched from the hub: {error}") from error
     folder = Path(fetched)
     if not any(folder.glob("*.safetensors")):
         raise RecipeError("model.source", f"{settings.source} has no safetensors weights; nothing else is read")
@@ -61,8 +68,15 @@ def locate(settings: ModelSettings, places: Places) -> Path:
 
 
 def load_config(folder: Path) -> PreTrainedConfig:
-    """The config of a checkpoint folder; never runs code from it."""
-    return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    """The config of a checkpoint folder; never runs code from it.
+
+    Raises:
+        RecipeError: it is unreadable, or of an architecture that transformers does not know.
+    """
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise RecipeError("model.source", f"config.json cannot be used: {error}") from error
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -82,10 +96,20 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTra
 
     Tensors are copied out of the mapped file: where in the file a tensor starts would else decide which kernels run,
     and with them the last bits of a result.
+
+    Raises:
+        RecipeError: tensors are missing or of another shape; transformers would put random ones in their place.
     """
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
+    model, found = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype,
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+        output_loading_info=True,
     )
+    if unfit := [*found["missing_keys"], *(str(key) for key in found["mismatched_keys"])]:
+        raise RecipeError("model.source", f"the checkpoint lacks tensors or has them in other shapes: {unfit[:3]}")
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
     return model.to(device)
@@ -96,7 +120,7 @@ def stored_dtype(folder: Path, asked: str) -> torch.dtype:
     if asked != "auto":
         return getattr(torch, asked)
     elements: Counter[str] = Counter()
-    for file in folder.glob("*.safetensors"):
+    for file in weight_files(folder):
         with safe_open(file, framework="pt") as stored:
             for name in stored.keys():  # noqa: SIM118  not a dict
                 tensor = stored.get_slice(name)
@@ -117,7 +141,8 @@ def copy_companions(source: Path, folder: Path) -> None:
     """Bring the tokenizer and the generation config along, byte for byte."""
     for pattern in ["generation_config.json", *TOKENIZER_FILES]:
         for file in source.glob(pattern):
-            shutil.copyfile(file, folder / file.name)
+            if file.is_file():
+                shutil.copyfile(file, folder / file.name)
 
 
 def weights_of(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -126,19 +151,29 @@ def weights_of(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def count_parameters(folder: Path) -> int:
-    """Number of stored elements; a tied tensor is stored once."""
-    return sum(_size(file, name) for file in sorted(folder.glob("*.safetensors")) for name in _names(file))
+    """Number of stored elements; a tied tensor is stored once, and the buffers of old exports are no parameters."""
+    names = ((file, name) for file in weight_files(folder) for name in _names(file))
+    return sum(_size(file, name) for file, name in names if not name.endswith("rotary_emb.inv_freq"))
 
 
 def stored_bytes(folder: Path) -> int:
     """Bytes of the safetensors files."""
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return sum(file.stat().st_size for file in weight_files(folder))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that transformers loads: those of the index, else the one file, else whatever there is."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return sorted({folder / name for name in json.loads(index.read_text("utf-8"))["weight_map"].values()})
+    single = folder / "model.safetensors"
+    return [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
 
 
 def weights_digest(folder: Path) -> str:
     """SHA-256 over every tensor's name, type, shape and bytes, in the order of names: independent of sharding."""
     digest = hashlib.sha256()
-    where = {name: file for file in folder.glob("*.safetensors") for name in _names(file)}
+    where = {name: file for file in weight_files(folder) for name in _names(file)}
     for name in sorted(where):
         with safe_open(where[name], framework="pt") as stored:
             tensor = stored.get_tensor(name).contiguous()
@@ -150,8 +185,10 @@ def weights_digest(folder: Path) -> str:
 def folder_digest(folder: Path) -> str:
     """SHA-256 over what decides a model's behaviour: weights, config and tokenizer files."""
     digest = hashlib.sha256(weights_digest(folder).encode())
-    files = {file for pattern in ["config.json", *TOKENIZER_FILES] for file in folder.glob(pattern)}
-    for file in sorted(files):
+    for name in sorted(["config.json", *TOKENIZER_FILES]):
+        file = folder / name
+        if not file.is_file():
+            continue
         digest.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 
@@ -177,14 +214,25 @@ class TrainingCheckpoints:
         self._folder = workspace / f"checkpoint-{key[:16]}"
         self.extra: dict[str, Tensor] = {}
         """Small tensors of the stage's own that travel with the checkpoint."""
+        self._read: dict[str, dict[str, Tensor]] = {}
+        self._step = 0
 
     def found(self) -> int | None:
-        """Fetch the newest checkpoint, if there is one, and return its step."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(parents=True)
-        step = self._store.load_checkpoint(self._key, self._folder)
-        if step is not None:
-            self.extra = load_file(self._folder / "extra.safetensors")
+        """Read the newest checkpoint, if there is one, and return its step. A damaged one is dropped: begin anew."""
+        self._clear()
+        if self._store.load_checkpoint(self._key, self._folder) is None:
+            return None
+        try:
+            step = int(json.loads((self._folder / "state.json").read_text("utf-8"))["step"])
+            self._read = {part: load_file(self._folder / f"{part}.safetensors") for part in PARTS}
+        except (OSError, ValueError, KeyError, SafetensorError):
+            log.exception("the checkpoint of stage %s is damaged; the stage begins anew", self._key)
+            self._store.drop_checkpoint(self._key)
+            return None
+        finally:
+            self._clear()
+        self.extra = self._read["extra"]
+        self._step = step
         return step
 
     def due(self, step: int, steps: int) -> bool:
@@ -193,27 +241,23 @@ class TrainingCheckpoints:
         return step % every == 0 and step < steps
 
     def load(self, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
-        """Put the fetched checkpoint into the parameters and the optimizer, and return its step, 0 if there is none."""
-        state_file = self._folder / "state.json"
-        if not state_file.exists():
+        """Put the checkpoint that was found into the parameters and the optimizer; its step, 0 if there was none."""
+        if not self._read:
             return 0
-        state: dict[str, Any] = json.loads(state_file.read_text())
-        weights = load_file(self._folder / "weights.safetensors")
-        moments = load_file(self._folder / "moments.safetensors")
+        weights, moments, random = (self._read[part] for part in ("weights", "moments", "random"))
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(weights[name])
                 optimizer.state[parameter] = {
-                    "step": torch.tensor(float(state["step"]), device=_step_device(parameter)),
+                    "step": torch.tensor(float(self._step), device=parameter.device),  # fused AdamW counts there
                     "exp_avg": torch.empty_like(parameter).copy_(moments[f"{name}.exp_avg"]),
                     "exp_avg_sq": torch.empty_like(parameter).copy_(moments[f"{name}.exp_avg_sq"]),
                 }
-        random = load_file(self._folder / "random.safetensors")
         torch.set_rng_state(random["cpu"])
         if "cuda" in random and torch.cuda.is_available():
             torch.cuda.set_rng_state(random["cuda"])
-        self._clear()
-        return int(state["step"])
+        self._read = {}
+        return self._step
 
     def save(self, step: int, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
         """Write the state and hand it to the store, in place of the one before."""
@@ -225,10 +269,9 @@ class TrainingCheckpoints:
         random = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             random["cuda"] = torch.cuda.get_rng_state()
-        save_file({name: weight.detach() for name, weight in parameters.items()}, self._folder / "weights.safetensors")
-        save_file(moments, self._folder / "moments.safetensors")
-        save_file(random, self._folder / "random.safetensors")
-        save_file(self.extra, self._folder / "extra.safetensors")
+        weights = {name: weight.detach() for name, weight in parameters.items()}
+        for part, tensors in zip(PARTS, (weights, moments, random, self.extra), strict=True):
+            save_file(tensors, self._folder / f"{part}.safetensors")
         (self._folder / "state.json").write_text(json.dumps({"step": step}))
         self._store.save_checkpoint(self._key, step, self._folder)
         self._clear()
@@ -236,8 +279,3 @@ class TrainingCheckpoints:
     def _clear(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True)
-
-
-def _step_device(parameter: nn.Parameter) -> torch.device:
-    """Fused AdamW keeps its step count beside the parameter."""
-    return parameter.device

@@ -29,6 +29,7 @@ from workers.errors import Transient
 
 _CHUNK_BYTES = 4 * 1024 * 1024
 _STALE_DRAFT_SECONDS = 24 * 3600.0
+_STALE_CHECKPOINT_SECONDS = 30 * 24 * 3600.0
 
 
 class LocalStore:
@@ -106,9 +107,7 @@ class LocalStore:
             Transient: it could not be written.
         """
         with _transient(f"a stage's result could not be written to {self.root}"):
-            # NaN must survive: a diverged model's perplexity is a result too.
-            text = json.dumps(result.model_dump(mode="json"))
-            self._write(text, self.root / "stages" / f"{result.key}.json")
+            self._write(result.model_dump_json(), self.root / "stages" / f"{result.key}.json")
 
     def claim(self, key: str, owner: str, ttl_seconds: float) -> bool:
         """Reserve the computation of a key, or prolong one's own claim. False while another's claim is in force."""
@@ -170,7 +169,11 @@ class LocalStore:
         shutil.rmtree(self._checkpoints(key), ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove drafts that a killed writer left a day ago or earlier."""
+        """Remove drafts that a killed writer left a day ago or earlier, and checkpoints that nobody will go on from."""
+        for checkpoints in (self.root / "checkpoints").glob("*"):
+            finished = (self.root / "stages" / f"{checkpoints.name}.json").exists()
+            if finished or _age_seconds(checkpoints) > _STALE_CHECKPOINT_SECONDS:
+                shutil.rmtree(checkpoints, ignore_errors=True)
         for draft in (self.root / "drafts").glob("*"):
             try:
                 if draft.stat().st_mtime > time.time() - _STALE_DRAFT_SECONDS:
@@ -250,6 +253,13 @@ def _copy_tree(source: Path, target: Path) -> None:
             _copy(path, copy)
     for folder in (target, *(path for path in target.rglob("*") if path.is_dir())):
         _sync_folder(folder)
+
+
+def _age_seconds(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _place(draft: Path, target: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import yaml
 
 from workers.contracts.recipe import Recipe
@@ -9,8 +11,7 @@ from workers.contracts.results import Measurement, Results
 
 CARD = """\
 ---
-base_model: {source}
-library_name: transformers
+{base_model}library_name: transformers
 tags: [pruned, structured-pruning, {kind}]
 ---
 # {source}, pruned
@@ -31,15 +32,31 @@ Digest of the dense model: `{digest}`.
 
 def model_card(recipe: Recipe, results: Results, dense_digest: str) -> str:
     """Markdown with front matter, as the Hugging Face hub reads it."""
+    shown = _without_folders(recipe)
+    source = shown["model"]["source"]
     return CARD.format(
-        source=recipe.model.source,
+        base_model=f"base_model: {source}\n" if source == recipe.model.source else "",
+        source=source,
         kind=recipe.method.kind,
         preset=recipe.method.preset,
         ratio=recipe.method.ratio,
         table=_table(results),
         digest=dense_digest,
-        recipe=yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
+        recipe=yaml.safe_dump(shown, sort_keys=False),
     )
+
+
+def _without_folders(recipe: Recipe) -> dict[str, Any]:
+    """The recipe in plain form, paths of this machine cut to their last part: they mean nothing where the card goes."""
+    shown = recipe.model_dump(mode="json")
+    for holder, field in [(shown["model"], "source"), *((text, "path") for text in _texts(shown))]:
+        if holder[field] and holder[field].startswith("/"):
+            holder[field] = holder[field].rstrip("/").rpartition("/")[2]
+    return shown
+
+
+def _texts(shown: dict[str, Any]) -> list[dict[str, Any]]:
+    return [shown["data"], *shown["evaluate"]["perplexity"]]
 
 
 def _table(results: Results) -> str:

@@ -6,8 +6,10 @@ key is not computed again, so a retry, a repeated job and a trial that shares a 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,17 +26,18 @@ from workers.contracts.places import Places
 from workers.contracts.recipe import Recipe
 from workers.contracts.results import Results, StageName, StageResult, StoredFile, Subject
 from workers.contracts.store import ArtifactStore
+from workers.errors import Transient
 from workers.model_card import model_card
 from workers.stages.benchmark import benchmark
 from workers.stages.evaluate import evaluate
-from workers.stages.outcome import Outcome, StageRun
+from workers.stages.outcome import StageRun
 from workers.stages.prune import prune
 from workers.stages.recover import recover
 from workers.stages.regularize import regularize
 from workers.workbench import Workbench, code_digest, machine_type
 
 CLAIM_SECONDS = 30.0
-"""How long a claim on a stage stands unless it is prolonged; it is, at every event a third of this apart."""
+"""How long a claim on a stage stands unless it is prolonged; while the stage is computed, it is."""
 
 
 @dataclass(frozen=True)
@@ -130,11 +133,11 @@ def _once(stage: Stage, bench: Workbench, owner: str) -> Generator[Event, None, 
         time.sleep(1.0)  # an artifact store has no events to wait for
     if found is not None:
         return found, True
-    try:
+    with _claim_kept(store, stage.key, owner):
         if (found := store.find(stage.key)) is not None:  # published between our look and our claim
             return found, True
         started = time.monotonic()
-        outcome = yield from _claimed(stage, bench, owner)
+        outcome = yield from stage.run()
         result = StageResult(
             stage=stage.name,
             key=stage.key,
@@ -144,25 +147,27 @@ def _once(stage: Stage, bench: Workbench, owner: str) -> Generator[Event, None, 
         )
         store.publish(result)
         store.drop_checkpoint(stage.key)
-    finally:
-        store.release(stage.key, owner)
     return result, False
 
 
-def _claimed(stage: Stage, bench: Workbench, owner: str) -> Generator[Event, None, Outcome]:
-    """The stage's events, prolonging the claim while they come."""
-    prolonged = time.monotonic()
-    work = stage.run()
-    while True:
-        try:
-            event = next(work)
-        except StopIteration as end:
-            outcome: Outcome = end.value
-            return outcome
-        if time.monotonic() - prolonged > CLAIM_SECONDS / 3:
-            bench.store.claim(stage.key, owner, CLAIM_SECONDS)
-            prolonged = time.monotonic()
-        yield event
+@contextmanager
+def _claim_kept(store: ArtifactStore, key: str, owner: str) -> Iterator[None]:
+    """Prolong one's claim while the block runs, however long it is silent; give it up at its end."""
+    done = threading.Event()
+
+    def prolong() -> None:
+        while not done.wait(CLAIM_SECONDS / 3):
+            with suppress(Transient):  # at worst another computes the same
+                store.claim(key, owner, CLAIM_SECONDS)
+
+    keeper = threading.Thread(target=prolong, name=f"claim {key[:8]}", daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        done.set()
+        keeper.join()
+        store.release(key, owner)
 
 
 def _stored(bench: Workbench, folder: Path | None) -> list[StoredFile]:

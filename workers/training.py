@@ -139,6 +139,7 @@ def train(
         done = step + 1
         checkpointed = keeper is not None and keeper.due(done, steps)
         if keeper and checkpointed:
+            _finite(loss, done)  # a diverged state is not worth keeping
             keeper.save(done, parameters, optimizer)
         metrics: dict[str, float] = {}
         if done % max(1, steps // REPORTS) == 0 or done == steps:
@@ -158,7 +159,9 @@ def batch(sequences: Tensor, step: int, batch_size: int, seed: int) -> Tensor:
 def _finite(loss: Tensor, step: int) -> float:
     value = loss.item()
     if not math.isfinite(value):
-        raise Diverged(f"the loss is {value} at step {step}; lower training.learning_rate or method.strength")
+        raise Diverged(
+            f"the loss is {value} at step {step}; lower the stage's training.learning_rate, or method.strength"
+        )
     return value
 
 

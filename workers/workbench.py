@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 from functools import cache, cached_property
 from importlib.metadata import version
@@ -141,5 +142,14 @@ def code_digest() -> str:
 
 def machine_type() -> str:
     """What the speed of a model depends on, in words."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return f"{platform.machine()} {platform.processor()} {device}"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{platform.machine()}, {_processor()}, {os.cpu_count()} cores, {device}"
+
+
+def _processor() -> str:
+    """The processor's model; Linux tells it in a file alone."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

@@ -89,9 +89,7 @@ def test_a_disk_in_trouble_leaves_nothing_half_written(
 def test_results_are_found_only_whole(store: LocalStore, tmp_path: Path) -> None:
     assert store.find(KEY) is None
     stored = store.put(file_of(tmp_path), "file")
-    measured = result(stored).model_copy(
-        update={"measurements": {"pruned": Measurement(perplexity={"a": float("inf")})}}
-    )
+    measured = result(stored).model_copy(update={"measurements": {"pruned": Measurement(perplexity={"a": None})}})
     store.publish(measured)
     assert store.find(KEY) == measured
     store.path_of(stored.sha256).write_bytes(b"short")

@@ -54,3 +54,13 @@ def test_errors_name_the_field(change: dict, words: str, recipe: Recipe, tmp_pat
     assert words in ended.stderr
     assert "Traceback" not in ended.stderr
     assert not (tmp_path / "out" / "result.json").exists()
+
+
+def test_a_folder_that_is_no_earlier_result_is_left_alone(recipe: Recipe, tmp_path: Path) -> None:
+    precious = tmp_path / "out" / "model" / "weights"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("precious")
+    ended = dress_run(tmp_path, recipe.model_dump(mode="json"))
+    assert ended.returncode == 2
+    assert "name another --out" in ended.stderr
+    assert precious.read_text() == "precious"

@@ -27,7 +27,7 @@ class ModelSettings(Contract):
     """A Hugging Face model id, or the path of a checkpoint folder under one of the allowed roots
     (`DRESS_MODEL_ROOTS`). Only safetensors weights are read, and no remote code is run."""
     revision: Annotated[str, Field(min_length=1, max_length=255)] | None = None
-    """Branch, tag or commit of a hub model. `null` takes the hub's default branch."""
+    """Branch, tag or commit of a hub model; only a commit pins it. `null` takes the hub's default branch."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Element type of the exported weights, and the one in which they are evaluated. `auto` keeps the checkpoint's own.
     Training always holds float32 weights."""
@@ -80,11 +80,12 @@ class DressSettings(Contract):
     solver: Literal["anneal", "penalty"] = "anneal"
     """`anneal` shrinks the removed groups to exactly zero by a schedule; `penalty` adds λ·‖·‖ to the loss (Eq. 1)."""
     norm: Literal["l1", "l2"] = "l2"
-    """The norm of the penalty: `l1` sums absolute values, `l2` sums the lengths of columns (DReSS Eqs. 2-4)."""
+    """The norm of the penalty: `l1` sums absolute values, `l2` lengths of columns (Eqs. 2-4). Unused by `anneal`."""
     strength: Annotated[float, Field(ge=0, le=1000)] = 1e-3
     """The weight λ of the penalty. Unused by `anneal`."""
     anneal_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Share of the regularize steps over which `anneal` takes the groups to zero; the rest train what is left."""
+    """Share of the regularize steps over which `anneal` takes the groups to zero; the rest train what is left.
+    Unused by `penalty`."""
     exact_norms: bool = True
     """Rescale each norm's weight and epsilon at the cut, so that removing zeroed channels changes no logit."""
     distillation: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -231,7 +232,7 @@ class EvaluateSettings(Contract):
     tasks: list[str] = []
     """Zero-shot tasks. None can be asked for yet."""
     speed: bool = False
-    """Measure generation speed of the dense and the pruned model, in turns."""
+    """Measure generation speed of the dense, the pruned and the recovered model, in turns."""
 
     @field_validator("perplexity")
     @classmethod

@@ -20,7 +20,7 @@ from workers.training import Keeper, Step
 
 @dataclass(frozen=True)
 class Narrowed:
-    """A cut model: its config, its tensors, and how far its logits are from those of the zeroed model."""
+    """A cut model: its config and its tensors."""
 
     config: PreTrainedConfig
     weights: dict[str, Tensor]
