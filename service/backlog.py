@@ -1,23 +1,25 @@
 """What the dispatcher sees of the queue. Reads only: `service.queue` changes it."""
 
 from collections.abc import Iterable
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, and_, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from service.database.clock import database_now
-from service.database.tables import Attempt, Job
+from service.database.tables import Attempt, Event, Job
 from service.domain.job import LEASED, Status
 from workers.contracts.recipe import Resources
 
 _LEASED = sorted(status.value for status in LEASED)
+_MILESTONES = ("stage_finished", "checkpoint_saved")
 
 
-def waiting(session: Session, limit: int) -> list[Job]:
-    """Queued jobs whose time has come, in the order in which they shall run."""
+def waiting(session: Session, limit: int, after: Job | None = None) -> list[Job]:
+    """Queued jobs whose time has come, in the order in which they shall run; those that come `after` a job."""
     wanted = (
         select(Job)
-        .where(Job.status == Status.QUEUED.value, Job.not_before <= database_now())
+        .where(Job.status == Status.QUEUED.value, Job.not_before <= database_now(), *_following(after))
         .order_by(Job.priority.desc(), Job.created_at, Job.id)
         .limit(limit)
     )
@@ -38,8 +40,36 @@ def expired(session: Session, limit: int) -> list[tuple[str, str]]:
 
 def booked(session: Session) -> list[Resources]:
     """What each attempt under way occupies, whoever leads it."""
-    recipes = session.scalars(select(Job.recipe).where(Job.status.in_(_LEASED)))
-    return [Resources.model_validate(recipe["resources"]) for recipe in recipes]
+    return [resources(recipe) for recipe in session.scalars(select(Job.recipe).where(Job.status.in_(_LEASED)))]
+
+
+def resources(recipe: dict[str, Any]) -> Resources:
+    """What a stored recipe asks for, unchecked: a newer version may have written fields that this one does not know,
+    and one such job must not hide all others."""
+    plain = recipe.get("resources")
+    return Resources.model_construct(cpus=_amount(plain, "cpus", 1), gpus=_amount(plain, "gpus", 0))
+
+
+def tries(session: Session, job: Job) -> int:
+    """Attempts since the last one that got further than all before it, that one included.
+
+    A stage finished or a checkpoint saved for the first time is further. Doing the same again is not: a job whose
+    worker dies again and again at one place ends, however much its attempts report.
+    """
+    told = (
+        select(Attempt.number, Event.type, Event.body)
+        .join(Attempt, Event.attempt_id == Attempt.id)
+        .where(Event.job_id == job.id, Event.type.in_(_MILESTONES))
+        .order_by(Event.number)
+    )
+    seen: set[tuple[Any, ...]] = set()
+    furthest = 1
+    for number, type, body in session.execute(told):
+        milestone = (type, *(body.get(name) for name in ("stage", "subject", "step")))
+        if milestone not in seen:
+            seen.add(milestone)
+            furthest = number
+    return job.attempts - furthest + 1
 
 
 def cancelling(session: Session, owner: str) -> list[str]:
@@ -52,3 +82,16 @@ def ended_attempts(session: Session, attempt_ids: Iterable[str]) -> set[str]:
     """Those of these attempts that have ended. An unknown one has not."""
     ended = select(Attempt.id).where(Attempt.id.in_(list(attempt_ids)), Attempt.outcome.is_not(None))
     return set(session.scalars(ended))
+
+
+def _following(last: Job | None) -> tuple[ColumnElement[bool], ...]:
+    """Past a job in the order of the queue."""
+    if last is None:
+        return ()
+    younger = tuple_(Job.created_at, Job.id) > tuple_(last.created_at, last.id)
+    return (or_(Job.priority < last.priority, and_(Job.priority == last.priority, younger)),)
+
+
+def _amount(plain: Any, name: str, default: int) -> int:
+    found = plain.get(name) if isinstance(plain, dict) else None
+    return found if isinstance(found, int) else default

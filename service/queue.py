@@ -7,7 +7,7 @@ from typing import Any, cast
 from sqlalchemy import ColumnElement, CursorResult, func, select, update
 from sqlalchemy.orm import Session
 
-from service import events
+from service import backlog, events
 from service.database.clock import database_now
 from service.database.tables import Attempt, Job, JobLabel, new_id
 from service.domain.job import LEASED, Status, sources_of
@@ -187,7 +187,10 @@ def explain(session: Session, job_id: str, reason: str | None) -> None:
     """Say why a queued job waits."""
     job = session.get(Job, job_id, populate_existing=True)
     if job is not None and job.reason != reason:
-        _update(session, Job.id == job_id, Job.status == Status.QUEUED.value, reason=reason)
+        _update(
+            session, Job.id == job_id, Job.status == Status.QUEUED.value,
+            reason=reason, version=Job.version + 1, updated_at=database_now(),
+        )  # fmt: skip
 
 
 def _settle(
@@ -200,19 +203,19 @@ def _settle(
 ) -> None:
     """After a failed or lost attempt: wait and try again, or end the job. `verdict` has `fault`, `code`, `message`."""
     attempt.error_code, attempt.error_message = verdict["code"], verdict["message"]
+    tries = backlog.tries(session, job)
     if Status(job.status) is Status.CANCELLING:
         _conclude(session, job, attempt, Status.CANCELLED, outcome)
-    elif verdict["fault"] == "transient" and rules.allow_another(job.attempts):
-        _requeue(session, job, attempt, rules, outcome, verdict)
+    elif verdict["fault"] == "transient" and rules.allow_another(tries):
+        _requeue(session, job, attempt, rules.wait_seconds(tries), outcome, verdict)
     else:
         error = {"error_code": verdict["code"], "error_message": verdict["message"]}
         _conclude(session, job, attempt, Status.FAILED, outcome, {**verdict, "stage": job.stage}, **error)
 
 
 def _requeue(
-    session: Session, job: Job, attempt: Attempt, rules: RetryRules, outcome: str, verdict: dict[str, Any]
+    session: Session, job: Job, attempt: Attempt, wait_seconds: float, outcome: str, verdict: dict[str, Any]
 ) -> None:
-    wait_seconds = rules.wait_seconds(job.attempts)
     _end_attempt(session, attempt, outcome)
     _require_move(
         session,
@@ -221,7 +224,7 @@ def _requeue(
         not_before=database_now() + wait_seconds,
         stage=None,
         progress=None,
-        reason=f"attempt {attempt.number} of {rules.max_attempts} {outcome}: {verdict['message']}",
+        reason=f"attempt {attempt.number} {outcome}: {verdict['message']}",
     )
     body = {**verdict, "outcome": outcome, "retry_in_seconds": wait_seconds}
     events.append(session, job, "job_requeued", body, attempt.id)
@@ -306,8 +309,7 @@ def _reread(session: Session, job_id: str) -> Job:
 
 
 def _lease_of(job: Job, attempt: Attempt) -> Lease:
-    recipe = Recipe.model_validate(job.recipe)
-    return Lease(job.id, attempt.id, attempt.number, job.lease_token or "", recipe, attempt.last_sequence)
+    return Lease(job.id, attempt.id, attempt.number, job.lease_token or "", attempt.last_sequence)
 
 
 def _words(statuses: Iterable[Status]) -> list[str]:

@@ -47,7 +47,8 @@ class Settings(BaseSettings):
     """An attempt that no dispatcher has asked for so long ends itself. Much longer than a lease: a dispatcher that
     comes back adopts the attempt."""
     max_attempts: Annotated[int, Field(ge=1)] = 5
-    """Attempts in all, for faults that pass (lost worker, network, disk)."""
+    """Attempts without progress, for faults that pass (lost worker, network, disk). A stage finished or a checkpoint
+    saved for the first time begins a new count."""
     retry_seconds: Annotated[float, Field(ge=0)] = 1.0
     """Wait before the second attempt; doubled each time."""
     retry_longest_seconds: Annotated[float, Field(ge=0)] = 60.0

@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import socket
+import stat
 import tempfile
 import threading
 import time
@@ -181,7 +182,11 @@ def workspace(attempt_id: str) -> Iterator[Path]:
 
 def sweep_workspaces() -> None:
     """Remove this machine's workspaces whose attempt is dead: the kernel has let go of their locks."""
-    for lock_file in _workspaces().glob("*.lock"):
+    try:
+        root = _workspaces()
+    except PermissionError:
+        return  # there is nothing of ours; attempts refuse to start and say why
+    for lock_file in root.glob("*.lock"):
         try:
             with lock_file.open("r+") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -193,7 +198,12 @@ def sweep_workspaces() -> None:
 
 def _workspaces() -> Path:
     root = Path(tempfile.gettempdir()) / f"{_WORKSPACES}-{os.getuid()}"
-    root.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        root.mkdir(mode=0o700)
+    # Anybody may write to the temporary folder, and may have put something there first: a link, or a folder of theirs.
+    found = root.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise PermissionError(f"{root} is not a private folder of this user; remove it or set another TMPDIR")
     return root
 
 

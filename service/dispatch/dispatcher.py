@@ -20,20 +20,22 @@ from service import backlog, queue
 from service.database.session import Database
 from service.database.tables import Job
 from service.dispatch.runner import Capacity, News, Runner
-from service.domain.lease import Lease
+from service.domain.lease import Ending, Lease
 from service.errors import LeaseLost
 from service.settings import Settings
 from workers.actor import Order
 from workers.contracts.events import Failed, Succeeded
-from workers.contracts.recipe import Resources
+from workers.contracts.recipe import Recipe, Resources
 from workers.contracts.store import ArtifactStore
 
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 32
-"""Jobs looked at in one transaction."""
+"""Jobs read in one transaction."""
 _CLUSTER_LOST = "the Ray cluster is gone; the job goes on from its last checkpoint on a new one"
 _NOT_FOUND = "its dispatcher and its worker are both gone"
+_EVENTS_MISSING = "its worker no longer has the events that come next; the job goes on from its last checkpoint"
+_OTHER_VERSION = "its recipe was written by another version, which this dispatcher cannot read"
 
 
 @dataclass
@@ -106,14 +108,17 @@ class Dispatcher:
         held = self._held.get(news.attempt_id)
         if held is None:
             return
-        ended = news.ending is not None
-        if news.events or news.ending:
+        reached, ending = held.last_sequence, news.ending
+        if news.events or ending:
             with self._writing(held) as session:
-                held.last_sequence = queue.apply(session, held.lease, news.events, self._rules, news.node)
-                if news.ending is not None:
-                    queue.give_up(session, held.lease, self._rules, news.ending)
-            last = next((item.event for item in news.events if item.sequence == held.last_sequence), None)
-            ended = ended or isinstance(last, Succeeded | Failed)
+                reached = queue.apply(session, held.lease, news.events, self._rules, news.node)
+                ending = ending or _gap(news, reached)
+                if ending is not None:
+                    queue.give_up(session, held.lease, self._rules, ending)
+        # Not before the commit: asking on makes the worker forget, and a commit may fail.
+        held.last_sequence = reached
+        last = next((item.event for item in news.events if item.sequence == reached), None)
+        ended = ending is not None or isinstance(last, Succeeded | Failed)
         if news.attempt_id not in self._held:
             return  # the lease was lost; whoever has it now sees to the rest
         if ended:
@@ -136,14 +141,11 @@ class Dispatcher:
         with self._database.reading() as session:
             cancelling = backlog.cancelling(session, self.owner)
             expired = backlog.expired(session, _AT_ONCE)
-            waiting = backlog.waiting(session, _AT_ONCE)
-            booked = backlog.booked(session) if waiting else []
         for held in [held for held in self._held.values() if held.lease.job_id in cancelling]:
             self._stop(held)
         for job_id, attempt_id in expired:
             self._adopt(job_id, attempt_id)
-        if waiting:
-            self._start_fitting(waiting, booked)
+        self._start_fitting()
         for held in self._held.values():
             if not held.asked:
                 self._follow(held)
@@ -171,52 +173,69 @@ class Dispatcher:
         if lives:
             self._follow(self._hold(lease))
 
-    def _start_fitting(self, waiting: list[Job], booked: list[Resources]) -> None:
-        """Start jobs in their order. One that must wait keeps room reserved, lest smaller ones starve it."""
+    def _start_fitting(self) -> None:
+        """Start jobs in their order, past those that can never run here, until there is no room left."""
+        with self._database.reading() as session:
+            page = backlog.waiting(session, _AT_ONCE)
+            booked = backlog.booked(session) if page else []
+        if not page:
+            return
         total = self._runner.total()
-        free = self._runner.free()
-        unbooked = total
+        free = self._unbooked(total, booked)
+        while page:
+            for job in page:
+                free = self._consider(job, total, free)
+            if free.cpus < 1:  # every job takes at least one
+                return
+            with self._database.reading() as session:
+                page = backlog.waiting(session, _AT_ONCE, after=page[-1])
+
+    def _unbooked(self, total: Capacity, booked: list[Resources]) -> Capacity:
+        """Room now. Ray counts an attempt only once it is placed, the database as soon as it is leased."""
         for resources in booked:
-            unbooked = unbooked.minus(resources)
-        # Ray counts an attempt only once it is placed, the database as soon as it is leased.
-        free = Capacity(min(free.cpus, unbooked.cpus), min(free.gpus, unbooked.gpus))
-        for job in waiting:
-            wanted = Resources.model_validate(job.recipe["resources"])
-            if not total.holds(wanted):
-                self._explain(job, f"needs {_words(wanted)}; the whole cluster has {_words(total)}")
-                continue
-            if free.holds(wanted):
-                self._start(job)
-            else:
-                self._explain(job, f"waits until {_words(wanted)} are free")
-            free = free.minus(wanted)
+            total = total.minus(resources)
+        free = self._runner.free()
+        return Capacity(min(free.cpus, total.cpus), min(free.gpus, total.gpus))
+
+    def _consider(self, job: Job, total: Capacity, free: Capacity) -> Capacity:
+        """Start a job if there is room; the room that is left. One that must wait keeps its room reserved, lest
+        smaller ones starve it; one that can never start here reserves nothing."""
+        wanted = backlog.resources(job.recipe)
+        if not total.holds(wanted):
+            self._explain(job, f"needs {_words(wanted)}; the whole cluster has {_words(total)}")
+            return free
+        if not _readable(job):
+            self._explain(job, _OTHER_VERSION)
+            return free
+        if free.holds(wanted):
+            self._start(job)
+        else:
+            self._explain(job, f"waits until {_words(wanted)} are free")
+        return free.minus(wanted)
 
     def _start(self, job: Job) -> None:
-        try:
-            with self._database.writing() as session:
-                lease = queue.lease(session, job.id, owner=self.owner, seconds=self._settings.lease_seconds)
-        except ValidationError:
-            self._explain(job, "its recipe was written by another version, which this dispatcher cannot read")
-            return
+        with self._database.writing() as session:
+            lease = queue.lease(session, job.id, owner=self.owner, seconds=self._settings.lease_seconds)
         if lease is None:
             return
         held = self._hold(lease)
         logger.info("job %s attempt %s (number %s) begins", job.id, lease.attempt_id, lease.number)
         try:
-            self._runner.start(self._order(lease))
+            self._runner.start(self._order(job, lease))
         except Exception as error:
             logger.exception("attempt %s could not be started", lease.attempt_id)
+            # Let go first: if the write fails, the lease must expire for the attempt to be looked after.
+            self._drop(held)
             with self._writing(held) as session:
                 queue.lose(session, lease, self._rules, message=f"it could not be started: {error}")
-            self._drop(held)
             return
         self._follow(held)
 
-    def _order(self, lease: Lease) -> Order:
+    def _order(self, job: Job, lease: Lease) -> Order:
         return Order(
             attempt_id=lease.attempt_id,
             owner=lease.job_id,
-            recipe=lease.recipe.model_dump(mode="json"),
+            recipe=job.recipe,
             places=self._settings.places().model_dump(mode="json"),
             store=self._store,
             pipeline=self._settings.pipeline,
@@ -237,10 +256,12 @@ class Dispatcher:
 
     def _lose_all(self) -> None:
         """The cluster is a new one: no attempt of the old one lives."""
-        for held in list(self._held.values()):
+        lost = list(self._held.values())
+        # Let go of all first: where the write fails, the lease must expire for the attempt to be looked after.
+        self._held.clear()
+        for held in lost:
             with self._writing(held) as session:
                 queue.lose(session, held.lease, self._rules, message=_CLUSTER_LOST)
-            self._held.pop(held.lease.attempt_id, None)
 
     def _explain(self, job: Job, reason: str) -> None:
         if job.reason != reason:
@@ -269,6 +290,21 @@ class Dispatcher:
         except LeaseLost as lost:
             logger.warning("%s; letting go", lost)
             self._held.pop(held.lease.attempt_id, None)
+
+
+def _gap(news: News, committed: int) -> Ending | None:
+    """The end of an attempt whose next events are gone for good; asking again would never bring them."""
+    if not news.events or news.events[0].sequence <= committed + 1:
+        return None
+    return Ending("transient", queue.WORKER_LOST, _EVENTS_MISSING)
+
+
+def _readable(job: Job) -> bool:
+    try:
+        Recipe.model_validate(job.recipe)
+    except ValidationError:
+        return False
+    return True
 
 
 def _words(amount: Resources | Capacity) -> str:

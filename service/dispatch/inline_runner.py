@@ -4,7 +4,7 @@ import os
 import threading
 import time
 
-from service.dispatch.runner import Capacity, News, read_answer
+from service.dispatch.runner import Capacity, News, lost, read_answer
 from workers.actor import Order, Shell
 from workers.contracts.recipe import Recipe, Resources
 
@@ -46,10 +46,7 @@ class InlineRunner:
                 if left <= 0:
                     return []
                 self._changed.wait(left)
-        return [
-            read_answer(attempt_id, self._shells[attempt_id].events(self._asked.pop(attempt_id), 0.0))
-            for attempt_id in ready
-        ]
+        return [self._read(attempt_id, self._asked.pop(attempt_id)) for attempt_id in ready]
 
     def stop(self, attempt_id: str) -> None:
         """See `Runner.stop`."""
@@ -83,6 +80,13 @@ class InlineRunner:
         self._asked.clear()
 
     def _ready(self) -> list[str]:
-        return [
-            attempt_id for attempt_id, after in self._asked.items() if self._shells[attempt_id].waiting_after(after)
-        ]
+        return [attempt_id for attempt_id, after in self._asked.items() if self._answers(attempt_id, after)]
+
+    def _answers(self, attempt_id: str, after: int) -> bool:
+        """Whether there is something to say: events, or that nobody is there who could have any."""
+        shell = self._shells.get(attempt_id)
+        return shell is None or bool(shell.waiting_after(after))
+
+    def _read(self, attempt_id: str, after: int) -> News:
+        shell = self._shells.get(attempt_id)
+        return lost(attempt_id) if shell is None else read_answer(attempt_id, shell.events(after, 0.0))

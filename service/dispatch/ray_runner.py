@@ -25,10 +25,9 @@ from ray.exceptions import (
 from ray.util import list_named_actors
 
 from service.dispatch import local_ray
-from service.dispatch.runner import Capacity, News, read_answer
+from service.dispatch.runner import Capacity, News, lost, read_answer
 from service.domain.lease import Ending
 from service.errors import Misconfigured
-from service.queue import WORKER_LOST
 from workers.actor import AttemptActor, Order, sweep_workspaces
 from workers.contracts.recipe import Recipe, Resources
 
@@ -41,7 +40,6 @@ _NAMESPACE = "dress"
 _LONG_POLL_SECONDS = 20.0
 _THREADS = 8  # a dead dispatcher's question keeps one busy until its time is over
 _STUCK_SECONDS = 5
-_LOST = "its worker is gone (killed, out of memory or its node failed)"
 _OUT_OF_MEMORY = (
     "its worker was killed because the node ran out of memory; use a smaller training.batch_size, a shorter "
     "data.sequence_length, a preset without distillation, or a node with more memory"
@@ -61,6 +59,7 @@ class RayRunner:
         self._head: local_ray.Head | None = None
         self._actors: dict[str, Any] = {}
         self._asked: dict[Any, str] = {}  # answer under way -> attempt
+        self._unknown: set[str] = set()  # asked for, but not there
         self._connect()
         if on_stuck is not None and self._head is not None:
             threading.Thread(target=self._watch, args=(on_stuck,), name="watch-ray", daemon=True).start()
@@ -94,11 +93,16 @@ class RayRunner:
 
     def follow(self, attempt_id: str, after: int) -> None:
         """See `Runner.follow`."""
-        if attempt_id not in self._asked.values():
+        if attempt_id not in self._actors:
+            self._unknown.add(attempt_id)
+        elif attempt_id not in self._asked.values():
             self._asked[self._actors[attempt_id].events.remote(after, _LONG_POLL_SECONDS)] = attempt_id
 
     def wait(self, seconds: float) -> list[News]:
         """See `Runner.wait`."""
+        if self._unknown:
+            unknown, self._unknown = self._unknown, set()
+            return [lost(attempt_id) for attempt_id in unknown]
         if not self._asked:
             time.sleep(seconds)
             return []
@@ -111,6 +115,7 @@ class RayRunner:
     def stop(self, attempt_id: str) -> None:
         """See `Runner.stop`."""
         actor = self._actors.pop(attempt_id, None)
+        self._unknown.discard(attempt_id)
         self._asked = {answer: asked for answer, asked in self._asked.items() if asked != attempt_id}
         try:
             ray.kill(actor or ray.get_actor(attempt_id, namespace=_NAMESPACE), no_restart=True)
@@ -146,6 +151,7 @@ class RayRunner:
         """See `Runner.close`."""
         self._actors.clear()
         self._asked.clear()
+        self._unknown.clear()
         ray.shutdown()
 
     def _connect(self) -> None:
@@ -183,7 +189,7 @@ class RayRunner:
             return News(attempt_id, ending=Ending("out_of_memory", "out_of_memory", _OUT_OF_MEMORY))
         except RayActorError as error:
             logger.warning("attempt %s: %s", attempt_id, str(error).splitlines()[0])
-            return News(attempt_id, ending=Ending("transient", WORKER_LOST, _LOST))
+            return lost(attempt_id)
         except RayTaskError as error:
             return News(attempt_id, ending=Ending("transient", "attempt_broke", str(error).splitlines()[-1]))
         except RayError as error:
@@ -195,16 +201,20 @@ class RayRunner:
 def _handlers_kept() -> Iterator[None]:
     """Ray installs a handler of its own for SIGTERM, which would end the dispatcher in the middle of a commit."""
     kept = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, kept)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, kept)
 
 
 def _environment(resources: Resources) -> dict[str, str]:
-    """Thread counts, which libraries read once, when they are loaded."""
+    """What libraries read once, when they are loaded: thread counts, and the workspace with which cuBLAS computes the
+    same sums in every run."""
     threads = str(resources.cpus)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    return {"TOKENIZERS_PARALLELISM": "false", **dict.fromkeys(names, threads)}
+    fixed = {"TOKENIZERS_PARALLELISM": "false", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    return {**fixed, **dict.fromkeys(names, threads)}
 
 
 def _capacity(resources: dict[str, float]) -> Capacity:

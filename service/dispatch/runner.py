@@ -7,9 +7,12 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from service.domain.lease import Ending
+from service.queue import WORKER_LOST
 from workers.actor import Order
 from workers.contracts.events import EVENT, Notice, NumberedEvent
 from workers.contracts.recipe import Resources
+
+_LOST = "its worker is gone (killed, out of memory or its node failed)"
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class Runner(Protocol):
         ...
 
     def follow(self, attempt_id: str, after: int) -> None:
-        """Ask for the events after a sequence; the answer comes by `wait`, once. Those before are committed."""
+        """Ask for the events after a sequence; the answer comes by `wait`, once. Those before are committed.
+        Of an attempt that this runner does not know, the answer is that its worker is lost."""
         ...
 
     def wait(self, seconds: float) -> list[News]:
@@ -80,6 +84,11 @@ class Runner(Protocol):
     def close(self) -> None:
         """Let go. Attempts run on, where they can."""
         ...
+
+
+def lost(attempt_id: str) -> News:
+    """What is to be told of an attempt whose worker is gone."""
+    return News(attempt_id, ending=Ending("transient", WORKER_LOST, _LOST))
 
 
 def read_answer(attempt_id: str, answer: Mapping[str, Any]) -> News:

@@ -40,11 +40,6 @@ LEASED: frozenset[Status] = frozenset({Status.RUNNING, Status.PAUSING, Status.CA
 """A job in one of these has an attempt under way, hence a lease."""
 
 
-def may_become(before: Status, after: Status) -> bool:
-    """Whether the step is in the table."""
-    return after in LEGAL[before]
-
-
 def sources_of(after: Status) -> frozenset[Status]:
     """The statuses from which `after` may be reached."""
     return frozenset(before for before, following in LEGAL.items() if after in following)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from workers.contracts.recipe import Recipe
 from workers.errors import FaultClass
 
 
@@ -15,7 +14,6 @@ class Lease:
     number: int
     """Which attempt of the job, from 1."""
     token: str
-    recipe: Recipe
     last_sequence: int
     """The attempt's last event already committed when the lease was taken; 0 if none."""
 
@@ -34,13 +32,14 @@ class RetryRules:
     """How often and how soon a job is tried again after a passing fault."""
 
     max_attempts: int = 5
+    """Without getting further: each attempt that gets further than those before it is the first of a new count."""
     first_wait_seconds: float = 1.0
     longest_wait_seconds: float = 60.0
 
     def wait_seconds(self, attempts: int) -> float:
-        """Seconds to wait after so many attempts: doubled each time, up to the cap."""
+        """Seconds to wait after so many attempts without progress: doubled each time, up to the cap."""
         return float(min(self.first_wait_seconds * 2.0 ** min(max(attempts - 1, 0), 30), self.longest_wait_seconds))
 
     def allow_another(self, attempts: int) -> bool:
-        """Whether a job that had so many attempts may have one more."""
+        """Whether a job that had so many attempts without progress may have one more."""
         return attempts < self.max_attempts

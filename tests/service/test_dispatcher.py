@@ -1,17 +1,19 @@
 """The dispatcher with the inline runner: whole lives of jobs, adoption, cancel, racing dispatchers."""
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import event, update
+from sqlalchemy.exc import OperationalError
 
 from service import events, jobs, queue
 from service.database.clock import database_now
 from service.database.session import Database
-from service.database.tables import Job
+from service.database.tables import Attempt, Job
 from service.dispatch.dispatcher import Dispatcher
 from service.dispatch.inline_runner import InlineRunner
 from service.settings import Settings
@@ -255,3 +257,115 @@ def test_a_dispatcher_told_to_stop_leaves_its_attempts_to_the_next(bench: Bench,
     first.run_forever(stopped)
     second = bench.dispatcher("gated")
     eventually(lambda: "attempt_adopted" in bench.types(job_id), second.tick)
+
+
+def disk_is_full(*_: Any, **__: Any) -> None:
+    raise OperationalError("COMMIT", {}, Exception("database or disk is full"))
+
+
+def test_a_failed_commit_loses_no_events(bench: Bench, recipe: Recipe) -> None:
+    dispatcher = bench.dispatcher("gated")
+    job_id = bench.submit(recipe)
+    eventually(lambda: "progress" in bench.types(job_id), dispatcher.tick)
+    failures = iter(range(5))
+
+    def commit(_connection: Any) -> None:
+        if next(failures, None) is not None:
+            disk_is_full()
+
+    event.listen(bench.database.engine, "commit", commit)
+    for _ in range(20):
+        with contextlib.suppress(OperationalError):
+            dispatcher.tick()
+    assert next(failures, None) is None
+    (bench.folder / "go").touch()
+    assert bench.until(job_id, "succeeded", dispatcher).attempts == 1
+    with bench.database.reading() as session:
+        reached = jobs.attempts(session, job_id)[0].last_sequence
+    assert len([told for told in bench.told(job_id) if told.attempt_id]) == reached + 2, "each event is told once"
+
+
+def test_an_attempt_whose_next_events_are_gone_is_lost(bench: Bench, recipe: Recipe) -> None:
+    dispatcher = bench.dispatcher("gated")
+    job_id = bench.submit(recipe)
+    eventually(lambda: "progress" in bench.types(job_id), dispatcher.tick)
+    # As if the database were an older copy: the worker has long forgotten what this one lacks.
+    with bench.database.writing() as session:
+        session.execute(update(Attempt).values(last_sequence=0))
+    for held in dispatcher._held.values():
+        held.last_sequence = 0
+    eventually(lambda: "job_requeued" in bench.types(job_id), dispatcher.tick)
+    (bench.folder / "go").touch()
+    assert bench.until(job_id, "succeeded", dispatcher).attempts == 2
+
+
+def test_what_could_not_be_started_is_let_go_though_it_cannot_be_written(
+    bench: Bench, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dispatcher = bench.dispatcher("whole")
+    job_id = bench.submit(recipe)
+    with monkeypatch.context() as broken:
+        broken.setattr(bench.runner, "start", disk_is_full)
+        broken.setattr(queue, "lose", disk_is_full)
+        with pytest.raises(OperationalError):
+            dispatcher.tick()
+    assert bench.job(job_id).status == "running" and not dispatcher._held
+    bench.expire()
+    assert bench.until(job_id, "succeeded", dispatcher).attempts == 2
+
+
+def test_a_lost_cluster_is_survived_though_it_cannot_be_written(
+    bench: Bench, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bench.folder / "go").touch()
+    dispatcher = bench.dispatcher("gated")
+    job_id = bench.submit(recipe)
+    dispatcher.tick()
+    with monkeypatch.context() as broken:
+        broken.setattr(bench.runner, "recover", lambda: not bench.runner._shells.clear())
+        broken.setattr(bench.runner, "wait", lambda _seconds: [])
+        broken.setattr(queue, "lose", disk_is_full)
+        dispatcher._duties[1].due_at = 0.0
+        with pytest.raises(OperationalError):
+            dispatcher.tick()
+    dispatcher.tick()
+    bench.runner._asked.clear()
+    bench.runner._taken.clear()
+    bench.expire()
+    assert bench.until(job_id, "succeeded", dispatcher).attempts == 2
+
+
+def test_an_attempt_that_the_runner_does_not_know_is_tried_again(bench: Bench, recipe: Recipe) -> None:
+    (bench.folder / "go").touch()
+    dispatcher = bench.dispatcher("gated")
+    job_id = bench.submit(recipe)
+    dispatcher.tick()
+    (attempt_id,) = bench.runner.attempts()
+    bench.runner.stop(attempt_id)
+    for held in dispatcher._held.values():
+        held.asked = False
+    assert bench.until(job_id, "succeeded", dispatcher).attempts == 2
+
+
+def test_any_number_that_can_never_fit_blocks_nobody(bench: Bench, recipe: Recipe) -> None:
+    never = [bench.submit(recipe, gpus=1) for _ in range(70)]
+    other = bench.submit(recipe)
+    with bench.database.writing() as session:
+        session.execute(update(Job).where(Job.id == other).values(created_at=Job.created_at + 1))
+    bench.until(other, "succeeded", bench.dispatcher("whole"))
+    assert all("the whole cluster has" in (bench.job(job_id).reason or "") for job_id in never)
+
+
+def test_rows_of_another_version_block_nobody(bench: Bench, recipe: Recipe) -> None:
+    running, waiting = bench.submit(recipe), bench.submit(recipe, cpus=2)
+    with bench.database.writing() as session:
+        assert queue.lease(session, running, owner="of tomorrow", seconds=60)
+        for job_id in (running, waiting):
+            plain = session.get_one(Job, job_id).recipe
+            changed = {**plain, "of_tomorrow": 1, "resources": {**plain["resources"], "of_tomorrow": 1}}
+            session.execute(update(Job).where(Job.id == job_id).values(recipe=changed))
+    dispatcher = bench.dispatcher("whole")
+    bench.until(bench.submit(recipe), "succeeded", dispatcher)
+    assert "another version" in (bench.job(waiting).reason or "")
+    bench.expire()
+    eventually(lambda: "another version" in (bench.job(running).reason or ""), dispatcher.tick)

@@ -99,6 +99,14 @@ def test_stop_ends_it_and_frees_its_room(runner: Runner, recipe: Recipe, tmp_pat
     eventually(lambda: runner.free() == runner.total(), lambda: runner.wait(0.05))
 
 
+def test_an_attempt_that_is_not_there_is_lost(runner: Runner) -> None:
+    runner.follow("att_none", 0)
+    (news,) = runner.wait(5.0)
+    assert news.attempt_id == "att_none" and news.ending is not None
+    assert (news.ending.fault, news.ending.code) == ("transient", queue.WORKER_LOST)
+    assert runner.wait(0.01) == []
+
+
 def test_waiting_without_questions_returns_in_time(runner: Runner) -> None:
     assert runner.wait(0.01) == []
     assert runner.total().cpus >= 1
@@ -112,13 +120,25 @@ def test_room_is_counted() -> None:
 
 
 @pytest.mark.ray
-def test_the_worker_sees_its_threads_and_no_gpu(ray_runner: Any, recipe: Recipe, tmp_path: Path) -> None:
+def test_the_worker_sees_its_threads_no_gpu_and_equal_sums(ray_runner: Any, recipe: Recipe, tmp_path: Path) -> None:
     wanted = order(recipe.model_copy(update={"resources": Resources(cpus=2)}), tmp_path, "environment")
     ray_runner.start(wanted)
-    threads, gpus, workspace, _ = (item.event for item in collect(ray_runner, wanted.attempt_id))
+    threads, gpus, cublas, workspace, _ = (item.event for item in collect(ray_runner, wanted.attempt_id))
     assert threads.message == "threads 2" and gpus.message == "gpus ''"
+    assert cublas.message == "cublas :4096:8"
     assert not Path(workspace.message.removeprefix("workspace ")).exists()
     ray_runner.stop(wanted.attempt_id)
+
+
+@pytest.mark.ray
+def test_the_handler_is_kept_even_if_connecting_fails(ray_runner: Any) -> None:
+    from service.dispatch.ray_runner import _handlers_kept
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(RuntimeError), _handlers_kept():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise RuntimeError
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 class RayBench:

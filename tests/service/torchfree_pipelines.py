@@ -84,5 +84,6 @@ def environment(recipe: Recipe, store: ArtifactStore, workspace: Path, places: P
     """Reports what its process sees."""
     yield Notice(message=f"threads {os.environ.get('OMP_NUM_THREADS')}")
     yield Notice(message=f"gpus {os.environ.get('CUDA_VISIBLE_DEVICES')!r}")
+    yield Notice(message=f"cublas {os.environ.get('CUBLAS_WORKSPACE_CONFIG')}")
     yield Notice(message=f"workspace {workspace}")
     yield Succeeded(results=Results())

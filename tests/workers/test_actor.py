@@ -1,5 +1,6 @@
 """The shell around an attempt: numbers, long polls, acknowledgement, the last word, workspaces."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -142,3 +143,26 @@ def test_workspaces_of_the_living_are_kept_and_of_the_dead_swept(tmp_path: Path)
         sweep_workspaces()
         assert living.exists() and not dead.exists()
     assert not list(living.parent.iterdir())
+
+
+@pytest.mark.parametrize("theirs", ["link", "file", "open to others", "of another user"])
+def test_workspaces_are_made_only_in_a_private_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, theirs: str
+) -> None:
+    ours, another = os.getuid(), os.getuid() + 1
+    root, elsewhere = tmp_path / f"dress-workspaces-{ours}", tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    if theirs == "link":
+        root.symlink_to(elsewhere)
+    elif theirs == "file":
+        root.touch(mode=0o600)
+    else:
+        root.mkdir(mode=0o700)
+        root.chmod(0o777 if theirs == "open to others" else 0o700)
+    if theirs == "of another user":
+        root.rename(tmp_path / f"dress-workspaces-{another}")
+        monkeypatch.setattr("os.getuid", lambda: another)
+    sweep_workspaces()
+    with pytest.raises(OSError, match="dress-workspaces"), workspace("att_1"):
+        pass
+    assert not list(elsewhere.iterdir())
