@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workers.contracts.recipe import TrainingSettings
+from workers.contracts.training import TrainingSettings
 from workers.errors import Diverged
 
 

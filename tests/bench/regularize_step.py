@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from workers.contracts.recipe import TrainingSettings
+from workers.contracts.training import TrainingSettings
 from workers.models.family import family_of
 from workers.pruning.groups import Annealing, Penalty, Regularizer, RemovedPart
 from workers.training import Step, language_modelling, train

@@ -9,7 +9,7 @@ import torch
 
 from tests.conftest import tiny_llama
 from workers.checkpoints import TrainingCheckpoints
-from workers.contracts.recipe import TrainingSettings
+from workers.contracts.training import TrainingSettings
 from workers.errors import Diverged
 from workers.local_store import LocalStore
 from workers.training import batch, distillation, language_modelling, steps_of, train

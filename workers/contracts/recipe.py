@@ -6,9 +6,11 @@ import re
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from workers.contracts.base import Contract
+from workers.contracts.methods import MethodSettings
+from workers.contracts.training import RecoverSettings, RecoverWithLora
 
 DatasetName = Literal["wikitext2", "wikitext2_tokens", "ptb", "alpaca", "c4", "stdlib_docs", "text"]
 """The corpora, each one file in `workers/datasets`; `text` is a file of your own."""
@@ -31,88 +33,6 @@ class ModelSettings(Contract):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Element type of the exported weights, and the one in which they are evaluated. `auto` keeps the checkpoint's own.
     Training always holds float32 weights."""
-
-
-class TrainingSettings(Contract):
-    """How a stage trains: AdamW, linear warm-up, cosine decay, clipped gradients."""
-
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 5e-4
-    """Peak learning rate of AdamW."""
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
-    """Sequences a step."""
-    epochs: Annotated[int, Field(ge=1, le=100)] = 1
-    """Passes over the stage's share of the samples."""
-    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Share of the steps over which the learning rate rises linearly to its peak."""
-    final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Learning rate at the last step, as a fraction of the peak (cosine decay)."""
-    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """AdamW's decoupled weight decay."""
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """AdamW's decay of the first moment."""
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
-    """AdamW's decay of the second moment."""
-    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
-    """Largest global norm of the gradient; `null` clips nothing."""
-
-
-class LoraTrainingSettings(TrainingSettings):
-    """As `TrainingSettings`, with the higher rate that adapters want."""
-
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-3
-    """Peak learning rate of AdamW."""
-
-
-class DressSettings(Contract):
-    """DReSS: regularize the channels that will go, then cut them. Fields left out take the preset's value."""
-
-    kind: Literal["dress"] = "dress"
-    """The method; the name of its file in `workers/pruning`."""
-    preset: Literal["recommended", "paper"] = "recommended"
-    """`recommended`: rotate the residual stream to its principal axes, drive those of least variance to exactly zero,
-    cut with exact norm statistics. `paper`: as published, a fixed penalty on the last channels and a plain cut."""
-    ratio: Annotated[float, Field(gt=0, lt=1, examples=[0.25])]
-    """Share of the hidden channels to remove. The width kept is rounded to `round_to`; results give the true count."""
-    basis: Literal["principal", "channels"] = "principal"
-    """`principal` rotates the residual stream once, globally, before choosing; `channels` prunes it as it stands."""
-    channels: Literal["last"] = "last"
-    """Which channels of the basis are removed. `last` under `principal` means the axes of least variance."""
-    solver: Literal["anneal", "penalty"] = "anneal"
-    """`anneal` shrinks the removed groups to exactly zero by a schedule; `penalty` adds λ·‖·‖ to the loss (Eq. 1)."""
-    norm: Literal["l1", "l2"] = "l2"
-    """The norm of the penalty: `l1` sums absolute values, `l2` lengths of columns (Eqs. 2-4). Unused by `anneal`."""
-    strength: Annotated[float, Field(ge=0, le=1000)] = 1e-3
-    """The weight λ of the penalty. Unused by `anneal`."""
-    anneal_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Share of the regularize steps over which `anneal` takes the groups to zero; the rest train what is left.
-    Unused by `penalty`."""
-    exact_norms: bool = True
-    """Rescale each norm's weight and epsilon at the cut, so that removing zeroed channels changes no logit."""
-    distillation: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of the regularize loss that is the KL divergence to the dense model; the rest is cross-entropy.
-    Above 0 a frozen copy of the dense model is held beside the one that trains."""
-    round_to: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """The width kept is a multiple of this. `null` takes the smallest the architecture allows (Llama: its heads)."""
-    training: TrainingSettings = TrainingSettings()
-    """How the regularize stage trains."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_preset(cls, given: Any) -> Any:
-        """A preset is only a set of defaults: what the recipe says wins."""
-        if not isinstance(given, dict):
-            return given
-        return {**PRESETS.get(str(given.get("preset", "recommended")), {}), **given}
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "recommended": {},
-    "paper": {"basis": "channels", "solver": "penalty", "exact_norms": False, "distillation": 0.0},
-}
-"""Where a preset differs from the field defaults of `DressSettings`."""
-
-MethodSettings = Annotated[DressSettings, Field(description="Which pruning method runs, and how.")]
-"""One settings class a method; more than one makes this a union discriminated by `kind`."""
 
 
 def _require_path_for_text(name: str, path: str | None) -> None:
@@ -151,45 +71,6 @@ class DataSettings(Contract):
     def recover_samples(self) -> int:
         """Sequences of the recover stage."""
         return self.samples - self.regularize_samples
-
-
-class RecoverNothing(Contract):
-    """No recovery: the pruned model is the final one."""
-
-    kind: Literal["none"] = "none"
-    """`none` skips the stage."""
-
-
-class RecoverWithLora(Contract):
-    """Recover by low-rank adapters on every linear layer of the blocks, merged into the weights afterwards."""
-
-    kind: Literal["lora"] = "lora"
-    """`lora` trains adapters (peft), the paper's RFT."""
-    rank: Annotated[int, Field(ge=1, le=1024)] = 8
-    """Rank of each adapter."""
-    alpha: Annotated[float, Field(gt=0)] = 16.0
-    """Adapters are scaled by alpha / rank."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout on the adapters' inputs."""
-    training: LoraTrainingSettings = LoraTrainingSettings()
-    """How the recover stage trains."""
-
-
-class RecoverInFull(Contract):
-    """Recover by training every parameter."""
-
-    kind: Literal["full"] = "full"
-    """`full` trains all that is left."""
-    training: TrainingSettings = TrainingSettings()
-    """How the recover stage trains."""
-
-
-RecoverSettings = Annotated[
-    Annotated[RecoverNothing, Tag("none")]
-    | Annotated[RecoverWithLora, Tag("lora")]
-    | Annotated[RecoverInFull, Tag("full")],
-    Discriminator("kind"),
-]
 
 
 class PerplexityText(Contract):

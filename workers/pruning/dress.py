@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from workers.contracts.recipe import DressSettings
+from workers.contracts.methods import DressSettings
 from workers.contracts.widths import width_kept
 from workers.models.family import ModelFamily
 from workers.pruning.basis import fold_norms, principal_axes, rotate, stream_covariance, untie_head

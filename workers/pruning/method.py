@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from workers.contracts.recipe import MethodSettings
+from workers.contracts.methods import MethodSettings
 from workers.models.family import ModelFamily
 from workers.training import Keeper, Step
 

@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel
 
 from workers import checkpoints
-from workers.contracts.recipe import RecoverInFull, RecoverWithLora
+from workers.contracts.training import RecoverInFull, RecoverWithLora
 from workers.stages.outcome import Outcome, StageRun, training_events
 from workers.training import language_modelling, train
 from workers.workbench import Workbench

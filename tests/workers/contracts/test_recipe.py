@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from workers.contracts import recipe as contract
-from workers.contracts.recipe import PRESETS, DataSettings, DressSettings, Recipe, parse_yaml
+from workers.contracts.methods import PRESETS, DressSettings
+from workers.contracts.recipe import DataSettings, Recipe, parse_yaml
 
 AS_DOCUMENTED = """
 model: {source: owner/name}
