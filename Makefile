@@ -47,9 +47,11 @@ lint: setup ## Check style, types, directions of imports and undeclared dependen
 	$(BIN)/deptry api service workers
 
 .PHONY: bench
-bench: setup ## Measure, side by side: a regularize step with and without its penalty, a job with and without the service
+bench: setup ## Measure, side by side: steps with and without each option, their memory, a job with and without the service, an export and a copy
 	@$(BIN)/python tests/bench/regularize_step.py
+	@$(BIN)/python tests/bench/training_memory.py
 	@$(BIN)/python tests/bench/whole_job.py
+	@$(BIN)/python tests/bench/export.py
 
 .PHONY: lock
 lock: setup ## Write constraints.txt anew from pyproject.toml

@@ -15,7 +15,7 @@ from starlette.middleware import Middleware
 from api import errors, openapi
 from api.dependencies import Wiring, connect, ready
 from api.middleware import KnownHosts, LargestBody, RequestName
-from api.routes import artifacts, events, health, jobs
+from api.routes import artifacts, events, health, jobs, plans
 from api.tail import Tail
 from service.artifacts.stores import open_store
 from service.database.session import Database
@@ -66,7 +66,7 @@ def create_app(settings: Settings, hosts: Collection[str] | None = None) -> Fast
     )
     connect(app, wiring)
     errors.register(app)
-    for routes in (jobs, events, artifacts, health):
+    for routes in (jobs, plans, events, artifacts, health):
         app.include_router(routes.router)
     app.openapi = lambda: openapi.describe(app)  # type: ignore[method-assign]  # FastAPI's own way of extending it
     return app

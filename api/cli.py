@@ -15,12 +15,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from api import display, up
+from api import display, studies, up
 from api.client import Client
 from api.connection import NoServer, connect, state_folder
 from api.failures import ApiError, Refused
-from api.recipes import BadFile, read_recipe
+from api.recipes import BadFile, read_file, with_absolute_paths
 from api.schemas import FINAL_STATUSES, Job
+from workers.contracts.study import Row, Study, is_study
+from workers.study_table import StudyTable
 
 app = typer.Typer(
     name="dress",
@@ -33,6 +35,10 @@ app = typer.Typer(
 
 JobIdArgument = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; everything else on stderr.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the recipe, or of the study's base."),
+]
 HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
 PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
 INTERRUPTED = 130
@@ -120,12 +126,15 @@ def migrate() -> None:
 
 @app.command()
 def run(
-    recipe: Annotated[Path, typer.Argument(help="A recipe in YAML.")],
-    out: Annotated[Path, typer.Option(help="Folder for result.json and model/.")],
+    recipe: Annotated[Path, typer.Argument(help="A recipe or a study in YAML.")],
+    out: Annotated[Path, typer.Option(help="Folder for result.json and model/; of a study, for table.md and rows.")],
     as_json: JsonOption = False,
+    keep_models: Annotated[bool, typer.Option("--keep-models", help="Of a study: keep each row's model/ too.")] = False,
+    settings: SetOption = None,
 ) -> None:
-    """Run a recipe here and now, without the service and without Ray."""
-    _become("workers", str(recipe), "--out", str(out), *(["--json"] if as_json else []))
+    """Run a recipe, or all rows of a study, here and now, without the service and without Ray."""
+    flags = [*(["--json"] if as_json else []), *(["--keep-models"] if keep_models else [])]
+    _become("workers", str(recipe), "--out", str(out), *flags, *(f"--set={setting}" for setting in settings or []))
 
 
 def _become(module: str, *arguments: str) -> NoReturn:
@@ -138,18 +147,23 @@ def _become(module: str, *arguments: str) -> NoReturn:
 
 @app.command()
 def submit(
-    recipe: Annotated[Path, typer.Argument(help="A recipe in YAML; `-` reads it from stdin.")],
+    recipe: Annotated[Path, typer.Argument(help="A recipe or a study in YAML; `-` reads it from stdin.")],
     wait: Annotated[bool, typer.Option("--wait", help="Follow it to its end; exit 0 only if it succeeded.")] = False,
     as_json: JsonOption = False,
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="May be repeated.")] = None,
     priority: Annotated[int, typer.Option(help="Higher runs sooner.")] = 0,
+    settings: SetOption = None,
 ) -> None:
-    """Submit a recipe as a job."""
+    """Submit a recipe as a job, or each row of a study as one."""
+    labels = _labels(label or [])
     try:
-        wanted = read_recipe(recipe)
+        wanted = read_file(recipe, settings or ())
+        if is_study(wanted):
+            study, rows = studies.read_study(wanted)
+            raise typer.Exit(_submit_study(study, rows, labels, priority, wait, as_json))
     except BadFile as error:
         _fail(str(error))
-    labels = _labels(label or [])
+    wanted = with_absolute_paths(wanted)
     with _server() as client:
         job = client.jobs.submit(wanted, labels=labels, priority=priority)
         if not wait:
@@ -161,6 +175,48 @@ def submit(
             _print_json(job)
         display.show_job(_err() if as_json else _out(), job)
     raise typer.Exit(0 if job.status == "succeeded" else 1)
+
+
+def _submit_study(
+    study: Study, rows: list[Row], labels: dict[str, str], priority: int, wait: bool, as_json: bool
+) -> int:
+    """Submit every row and perhaps wait for all of them; the exit status."""
+    with _server() as client:
+        queued = studies.submit(client, study, rows, labels, priority, _err())
+        if wait:
+            table = studies.awaited(study, queued, lambda job: studies.job_row(client, _follow(client, job)))
+            _print_table(table, as_json=as_json)
+            return 0 if table.is_complete else 1
+    jobs = [answer for _, answer in queued if isinstance(answer, Job)]
+    if as_json:
+        typer.echo(json.dumps({"object": "list", "data": [job.model_dump(mode="json") for job in jobs]}))
+    else:
+        typer.echo("\n".join(job.id for job in jobs))
+        _err().print(f"Their table, at any time: dress study {study.slug}", highlight=False)
+    return 0 if len(jobs) == len(rows) else 1
+
+
+def _print_table(table: StudyTable, *, as_json: bool) -> None:
+    typer.echo(table.model_dump_json(exclude_none=True) if as_json else table.markdown().rstrip("\n"))
+
+
+@app.command()
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="A recipe in YAML; `-` reads it from stdin.")],
+    as_json: JsonOption = False,
+    settings: SetOption = None,
+) -> None:
+    """Tell what a recipe would do, before it is queued: stages, memory, time, sizes. Exit 0 only if it may fit."""
+    try:
+        wanted = read_file(recipe, settings or ())
+    except BadFile as error:
+        _fail(str(error))
+    if is_study(wanted):
+        _fail(f"{recipe} holds a study; plan the recipe of one of its rows")
+    with _server() as client:
+        told = client.plan(with_absolute_paths(wanted))
+    typer.echo(told.model_dump_json()) if as_json else display.show_plan(_out(), told)
+    raise typer.Exit(1 if told.fits is False else 0)
 
 
 def _labels(pairs: list[str]) -> dict[str, str]:
@@ -185,6 +241,20 @@ def _follow(client: Client, job: Job) -> Job:
             f"The job goes on. Follow it: dress events {job.id} -f   End it: dress cancel {job.id}", highlight=False
         )
         raise typer.Exit(INTERRUPTED) from None
+
+
+@app.command("study")
+def study_command(
+    name: Annotated[str, typer.Argument(metavar="STUDY", help="The study's label, as `dress submit` says it.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show the table of a study that was submitted, as far as its jobs have come; of each row the newest job."""
+    with _server() as client:
+        jobs = studies.study_jobs(client, name)
+        rows = [studies.job_row(client, job) for job in jobs]
+    if not jobs:
+        _fail(f"no job has the label study={name}")
+    _print_table(studies.table(jobs, rows, name), as_json=as_json)
 
 
 @app.command("jobs")

@@ -24,6 +24,7 @@ from pydantic import BaseModel
 
 from api.downloads import download_all
 from api.failures import Unreachable, failure_of
+from api.plans import Plan
 from api.schemas import FINAL_STATUSES, Artifact, ArtifactList, Attempt, AttemptList, Event, EventList, Job, JobList
 
 CONNECT_SECONDS = 10.0
@@ -33,6 +34,9 @@ SILENCE_SECONDS = 40.0
 
 RETRY_SECONDS = 60.0
 """How long to go on trying a server that does not answer."""
+
+PLAN_SECONDS = 600.0
+"""The server may read a whole model for a plan."""
 
 PAGE = 200
 
@@ -70,6 +74,15 @@ class Client:
     def close(self) -> None:
         """Close all connections."""
         self._http.close()
+
+    def plan(self, recipe: Mapping[str, Any] | BaseModel) -> Plan:
+        """What a job would do: stages, what is known already, memory, time, sizes. Queues nothing.
+
+        Raises:
+            Invalid: the recipe cannot be run; the error points at each fault.
+        """
+        body = {"recipe": _plain(recipe)}
+        return _read(Plan, self.send("POST", "/v1/jobs:plan", json=body, wait_seconds=PLAN_SECONDS))
 
     def send(
         self,
@@ -126,8 +139,7 @@ class Jobs:
         Raises:
             Invalid: the recipe cannot be run; the error points at each fault.
         """
-        plain = recipe.model_dump(mode="json") if isinstance(recipe, BaseModel) else dict(recipe)
-        body: dict[str, Any] = {"recipe": plain, "priority": priority}
+        body: dict[str, Any] = {"recipe": _plain(recipe), "priority": priority}
         body |= {name: dict(given) for name, given in (("metadata", metadata), ("labels", labels)) if given}
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
         return _read(Job, self._client.send("POST", "/v1/jobs", json=body, headers=headers))
@@ -221,6 +233,10 @@ class Jobs:
             Corrupt: bytes do not match their digest, or the manifest names a path outside the folder.
         """
         return download_all(self._client, self.artifacts(job_id), folder)
+
+
+def _plain(recipe: Mapping[str, Any] | BaseModel) -> dict[str, Any]:
+    return recipe.model_dump(mode="json") if isinstance(recipe, BaseModel) else dict(recipe)
 
 
 def _path(job_id: str) -> str:

@@ -23,6 +23,7 @@ from service.database.schema import require_head
 from service.database.session import Database
 from service.errors import NotFound, Unauthenticated
 from service.settings import Settings
+from workers.contracts.results import StageResult
 
 _JOB_ID = re.compile(r"job_[0-9a-zA-Z]{1,36}")
 
@@ -31,6 +32,10 @@ _bearer = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="As in 
 
 class Files(Protocol):
     """What the API needs of an artifact store that keeps files on this machine."""
+
+    def find(self, key: str) -> StageResult | None:
+        """The result of the stage with this key."""
+        ...
 
     def path_of(self, sha256: str) -> Path:
         """Where the bytes with this digest are."""

@@ -20,6 +20,7 @@ from rich.progress import (
 from rich.table import Table
 
 from api.failures import Refused
+from api.plans import Plan
 from api.schemas import Event, Job
 
 SUBJECTS = ("dense", "pruned", "recovered")
@@ -83,6 +84,38 @@ def _figures(results: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, dict[s
     speeds = {name: (each.get("speed") or {}).get("generation_tokens_per_second") for name, each in results.items()}
     rows.append(("tokens/s", {name: _figure(value) for name, value in speeds.items()}))
     return [(title, figures) for title, figures in rows if any(figures.values())]
+
+
+def show_plan(console: Console, plan: Plan) -> None:
+    """What a job would do, and whether it fits."""
+    console.print(plan_table(plan))
+    for name in SUBJECTS:
+        if name in plan.models:
+            size = plan.models[name]
+            console.print(f"{name}: {size.parameters:,} parameters, hidden size {size.hidden_size:,}", highlight=False)
+    if plan.seconds is not None:
+        console.print(f"time left: {_duration(plan.seconds)}   GPU-hours: {plan.gpu_hours:.3g}", highlight=False)
+    for note in plan.notes:
+        console.print(f"[dim]{escape(note)}[/]", highlight=False)
+    if plan.refusal:
+        console.print(f"[red]{escape(plan.refusal)}[/]", highlight=False)
+
+
+def plan_table(plan: Plan) -> Table:
+    """One line a stage."""
+    limit = "" if plan.limit_bytes is None else f" of {_gib(plan.limit_bytes)}"
+    table = Table(title="Plan", title_justify="left")
+    table.add_column("stage")
+    table.add_column("result")
+    for title in ("predicted time", "basis", f"peak memory{limit}"):
+        table.add_column(title, justify="right")
+    for stage in plan.stages:
+        result = {True: "[green]known[/]", False: "to compute", None: "[dim]?[/]"}[stage.known]
+        seconds = "[dim]?[/]" if stage.seconds is None else _duration(stage.seconds)
+        peak = "[dim]?[/]" if stage.peak_bytes is None else _gib(stage.peak_bytes)
+        name = " ".join(part for part in (stage.stage, stage.subject) if part)
+        table.add_row(name, result, "" if stage.known else seconds, stage.basis or "", "" if stage.known else peak)
+    return table
 
 
 def event_line(event: Event) -> str:
@@ -185,6 +218,16 @@ def _count(value: Any) -> str:
 
 def _figure(value: Any) -> str:
     return f"{value:,.4g}" if isinstance(value, int | float) else ""
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:,.0f} MiB" if size_bytes < 2**30 else f"{size_bytes / 2**30:,.1f} GiB"
 
 
 def _short(value: Any) -> str:

@@ -56,8 +56,12 @@ def describe(app: FastAPI) -> dict[str, Any]:
             schemas.update(made.pop("$defs", {}))
             schemas[model.__name__] = made
         # The server gives recipe and results back as they were stored; what they look like is told by their contracts.
-        for name, contract in (("recipe", "Recipe"), ("results", "Results")):
-            told = schemas["Job"]["properties"][name]
-            schemas["Job"]["properties"][name] = {"$ref": _REF + contract, "description": told["description"]}
+        for body, name, contract in (
+            ("Job", "recipe", "Recipe"),
+            ("Job", "results", "Results"),
+            ("Plan", "recipe", "Recipe"),
+        ):
+            told = schemas[body]["properties"][name]
+            schemas[body]["properties"][name] = {"$ref": _REF + contract, "description": told["description"]}
         app.openapi_schema = document
     return app.openapi_schema

@@ -1,37 +1,58 @@
-"""Reads a recipe file for submission: its local paths become absolute, for the server runs in another folder."""
+"""Reads recipe and study files for submission: local paths become absolute, for the server runs in another folder."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from workers.contracts.recipe import parse_yaml
+from workers.contracts.study import with_settings
+from workers.errors import RecipeError
 
 
 class BadFile(Exception):  # an answer to the user, not a fault
     """The file is no recipe. The message says where."""
 
 
-def read_recipe(file: Path) -> dict[str, Any]:
-    """The recipe's plain values; `-` reads the standard input. What they mean is for the server to judge.
+def read_recipe(file: Path, settings: Iterable[str] = ()) -> dict[str, Any]:
+    """The recipe's plain values, its paths absolute; `-` reads the standard input. Its meaning is for the server.
+
+    Raises:
+        BadFile: see `read_file`.
+    """
+    return with_absolute_paths(read_file(file, settings))
+
+
+def read_file(file: Path, settings: Iterable[str] = ()) -> dict[str, Any]:
+    """The plain values of a recipe or a study; `-` reads the standard input.
+
+    Args:
+        settings: fields to set anew, each as `FIELD=VALUE`.
 
     Raises:
         BadFile: it cannot be read, is no YAML, or holds something else than named fields.
     """
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
-        recipe = parse_yaml(text)
+        recipe = with_settings(parse_yaml(text), settings)
+    except RecipeError as error:
+        raise BadFile(str(error)) from error
     except OSError as error:
         raise BadFile(f"{file} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise BadFile(f"{file} is no YAML: {error}") from error
     if not isinstance(recipe, dict):
         raise BadFile(f"{file} holds no recipe: write named fields such as `model:` and `method:`")
+    return recipe
+
+
+def with_absolute_paths(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe itself, its local paths made absolute."""
     for holder, field in _paths(recipe):
         holder[field] = absolute(holder[field])
     return recipe

@@ -1,4 +1,4 @@
-"""Jobs as a caller sees them: submit with the checks that need no queue, look up, list, cancel."""
+"""Jobs as a caller sees them: submit, look up, list, cancel."""
 
 from typing import Any
 
@@ -8,8 +8,6 @@ from sqlalchemy.orm import Session
 from service import queue
 from service.database.tables import Attempt, Job, JobLabel
 from service.errors import NotFound
-from service.screening import screened
-from workers.contracts.places import Places
 from workers.contracts.recipe import Recipe
 
 
@@ -17,17 +15,12 @@ def submit(
     session: Session,
     *,
     recipe: Recipe,
-    places: Places,
     metadata: dict[str, Any],
     labels: dict[str, str],
     priority: int,
 ) -> Job:
-    """Check what can be checked before anything runs, and queue the job.
-
-    Raises:
-        InvalidRecipe: the recipe could never run here.
-    """
-    return queue.enqueue(session, recipe=screened(recipe, places), metadata=metadata, labels=labels, priority=priority)
+    """Queue a job. The recipe has been `screened`: looking at folders takes time that no transaction should hold."""
+    return queue.enqueue(session, recipe=recipe, metadata=metadata, labels=labels, priority=priority)
 
 
 def get(session: Session, job_id: str) -> Job:

@@ -1,14 +1,17 @@
 """The checks that a recipe passes before it is queued: its paths, and what the model's own config.json allows."""
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from service.errors import InvalidRecipe
+from workers import stored_model
 from workers.contracts.places import Places
-from workers.contracts.recipe import FAMILIES, Recipe
-from workers.contracts.widths import width_kept
+from workers.contracts.recipe import Recipe
 from workers.errors import RecipeError
+from workers.models.family import family_of
+from workers.models.width import width_of
 
 
 def screened(recipe: Recipe, places: Places) -> Recipe:
@@ -17,17 +20,15 @@ def screened(recipe: Recipe, places: Places) -> Recipe:
     Raises:
         InvalidRecipe: it could never run; names the field.
     """
-    try:
+    with blaming():
         folder = places.model_folder(recipe.model.source, recipe.model.revision)
         data_path = _text(places, recipe.data.path, "data.path")
         text_paths = [
             _text(places, text.path, f"evaluate.perplexity.{place}.path")
             for place, text in enumerate(recipe.evaluate.perplexity)
         ]
-    except RecipeError as error:
-        raise InvalidRecipe.of(error) from error
-    if folder is not None:
-        _check_model(recipe, folder)
+        if folder is not None:
+            _check_model(recipe, folder)
     texts = [
         text.model_copy(update={"path": path})
         for text, path in zip(recipe.evaluate.perplexity, text_paths, strict=True)
@@ -40,6 +41,24 @@ def screened(recipe: Recipe, places: Places) -> Recipe:
             "evaluate": recipe.evaluate.model_copy(update={"perplexity": texts}),
         }
     )
+
+
+@contextmanager
+def blaming() -> Iterator[None]:
+    """Put what a look at the recipe's sources complains of in the service's words.
+
+    Raises:
+        InvalidRecipe: a `RecipeError` in the block, or a field that config.json lacks.
+    """
+    try:
+        yield
+    except RecipeError as error:
+        raise InvalidRecipe.of(error) from error
+    except AttributeError as error:
+        if not isinstance(error.obj, stored_model.PlainConfig):
+            raise
+        message = f"its config.json lacks {error.name!r}, which this architecture needs; complete it"
+        raise InvalidRecipe("model.source", message) from error
 
 
 def _text(places: Places, path: str | None, field: str) -> str | None:
@@ -55,23 +74,19 @@ def _absolute(path: str) -> str:
 
 
 def _check_model(recipe: Recipe, folder: Path) -> None:
-    config = _config(folder)
-    family = config.get("model_type")
-    if family not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise InvalidRecipe("model.source", f"its architecture is {family}; supported are: {known}")
-    _check_context(recipe, config.get("max_position_embeddings"))
-    _check_width(recipe, config.get("hidden_size"), config.get("num_attention_heads"))
-
-
-def _config(folder: Path) -> dict[str, Any]:
+    """What the model's family says of this variant, this context and this width."""
+    stored_model.tensors(folder)  # a download that broke off is told now
+    config = stored_model.plain_config(folder)
+    _check_context(recipe, getattr(config, "max_position_embeddings", None))
     try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidRecipe("model.source", f"{folder.name}/config.json cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise InvalidRecipe("model.source", f"{folder.name}/config.json holds no object")
-    return config
+        family = family_of(config)
+        if recipe.method.kind == "dress":
+            ratios = recipe.method.elastic_ratios if recipe.method.solver == "elastic" else (recipe.method.ratio,)
+            for ratio in ratios:
+                width_of(recipe.method, family, config, ratio)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        message = f"its config.json holds values that describe no model ({error}); complete it"
+        raise InvalidRecipe("model.source", message) from error
 
 
 def _check_context(recipe: Recipe, context: Any) -> None:
@@ -83,13 +98,3 @@ def _check_context(recipe: Recipe, context: Any) -> None:
     ):
         if tokens is not None and tokens > context:
             raise InvalidRecipe(field, f"{tokens} tokens exceed the model's context; at most {context}")
-
-
-def _check_width(recipe: Recipe, hidden_size: Any, heads: Any) -> None:
-    """The width that the cut rounds to must lose something and leave something."""
-    if not isinstance(hidden_size, int) or not isinstance(heads, int):
-        return
-    try:
-        width_kept(hidden_size, heads, recipe.method.ratio, recipe.method.round_to)
-    except RecipeError as error:
-        raise InvalidRecipe.of(error) from error

@@ -54,6 +54,20 @@ class Settings(BaseSettings):
     retry_longest_seconds: Annotated[float, Field(ge=0)] = 60.0
     """The longest wait between attempts."""
 
+    gpu_memory_gib: Annotated[float, Field(gt=0)] | None = None
+    """Memory of one GPU, in GiB. Set, a job that is predicted to need more is refused when it is submitted; left empty,
+    a plan only tells what it would need, and the worker refuses it."""
+    node_memory_gib: Annotated[float, Field(gt=0)] | None = None
+    """Main memory that one attempt may fill, in GiB; used as `gpu_memory_gib` is, for recipes without a GPU."""
+    gpu_teraflops: Annotated[float, Field(gt=0)] = 100.0
+    """Throughput of a GPU assumed in plans, in 10^12 operations a second, until stages have been measured there."""
+    core_gigaflops: Annotated[float, Field(gt=0)] = 20.0
+    """Throughput of a CPU core assumed in plans, in 10^9 operations a second, until stages have been measured."""
+    disk_megabytes_per_second: Annotated[float, Field(gt=0)] = 500.0
+    """Speed of reading and writing models assumed in plans, in 10^6 bytes a second, until stages have been measured."""
+    plan_digest_gib: Annotated[float, Field(ge=0)] = 32.0
+    """A plan reads a model of up to so many GiB to tell which stages are known; unchanged files are read once."""
+
     @field_validator("model_roots", "data_roots", "data_dir", mode="before")
     @classmethod
     def _split(cls, given: Any) -> Any:
@@ -61,7 +75,7 @@ class Settings(BaseSettings):
             return tuple(part for part in given.split(":") if part) or None
         return given
 
-    @field_validator("ray_address", mode="before")
+    @field_validator("ray_address", "gpu_memory_gib", "node_memory_gib", mode="before")
     @classmethod
     def _empty_is_none(cls, given: Any) -> Any:
         return given or None

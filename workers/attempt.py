@@ -36,8 +36,9 @@ def _classified(error: Exception, recipe: Recipe) -> WorkerError:
     if isinstance(error, WorkerError):
         return error
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        tokens = recipe.data.sequence_length or "as many as the model takes"
         return OutOfMemory(
             f"memory did not suffice ({error}); lower method.training.batch_size, recover.training.batch_size or "
-            f"data.sequence_length (now {recipe.data.sequence_length}), or ask for a larger node"
+            f"data.sequence_length (now {tokens}), or ask for a larger node"
         )
     return Transient(f"{type(error).__name__}: {error}")

@@ -17,7 +17,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -167,6 +167,27 @@ class LocalStore:
     def drop_checkpoint(self, key: str) -> None:
         """Forget the stage's checkpoints; its result is published."""
         shutil.rmtree(self._checkpoints(key), ignore_errors=True)
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Remove these stages' results and the bytes that they alone name; a result of figures without files stays.
+
+        Nobody else may write to the store meanwhile.
+        """
+        places = {place.stem: place for place in (self.root / "stages").glob("*.json")}
+        named = {key: self._named_by(place) for key, place in places.items()}
+        gone = {key for key in keys if named.get(key)}
+        for key in gone:
+            places[key].unlink(missing_ok=True)
+        kept = {sha256 for key, held in named.items() if key not in gone for sha256 in held}
+        for sha256 in {sha256 for key in gone for sha256 in named[key]} - kept:
+            self.path_of(sha256).unlink(missing_ok=True)
+
+    def _named_by(self, stage: Path) -> set[str]:
+        """Digests of the files that a stored result names."""
+        try:
+            return {file.sha256 for file in StageResult.model_validate_json(stage.read_bytes()).files}
+        except ValidationError:
+            return set()
 
     def sweep(self) -> None:
         """Remove drafts that a killed writer left a day ago or earlier, and checkpoints that nobody will go on from."""

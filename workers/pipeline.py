@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from workers.contracts.events import (
@@ -24,17 +25,22 @@ from workers.contracts.events import (
 )
 from workers.contracts.places import Places
 from workers.contracts.recipe import Recipe
-from workers.contracts.results import Results, StageName, StageResult, StoredFile, Subject
+from workers.contracts.results import Results, StageMemory, StageName, StageResult, StoredFile, Subject
 from workers.contracts.store import ArtifactStore
 from workers.errors import Transient
+from workers.high_water import measured_peak
+from workers.licence import licence_of
 from workers.model_card import model_card
+from workers.plan import stages_of
+from workers.room import predicted_bytes, require_room
+from workers.stages.basis import basis
 from workers.stages.benchmark import benchmark
 from workers.stages.evaluate import evaluate
 from workers.stages.outcome import StageRun
 from workers.stages.prune import prune
 from workers.stages.recover import recover
-from workers.stages.regularize import regularize
-from workers.workbench import Workbench, code_digest, machine_type
+from workers.stages.regularize import RECORD, regularize
+from workers.workbench import Workbench
 
 CLAIM_SECONDS = 30.0
 """How long a claim on a stage stands unless it is prolonged; while the stage is computed, it is."""
@@ -57,68 +63,84 @@ def run(recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places, o
         workspace: an empty folder for working files; the caller removes it.
         owner: who claims a stage's computation; attempts at one job share it.
     Raises:
-        RecipeError, Transient: see `workers.errors`; torch's and Python's own memory errors pass through.
+        RecipeError, OutOfMemory, Transient: see `workers.errors`; torch's and Python's own memory errors pass through.
     """
     bench = Workbench(recipe, store, workspace, places)
     finished: dict[str, StageResult] = {}
     stages = plan(bench, finished)
-    results = Results()
-    if any(store.find(stage.key) is None for stage in stages if stage.name in ("regularize", "recover")):
-        _ = bench.sequences  # too few samples should be known before the dense model is evaluated
+    results = Results(sequence_length=bench.sequence_length)
+    if recipe.data.sequence_length is None:
+        yield Notice(message=f"training sequences of {bench.sequence_length} tokens, as suits the model")
+    missing = [stage for stage in stages if store.find(stage.key) is None]
+    yield from _early_checks(bench, missing)
     for index, stage in enumerate(stages):
         yield StageStarted(stage=stage.name, subject=stage.subject, key=stage.key, index=index, count=len(stages))
         started = time.monotonic()
         result, reused = yield from _once(stage, bench, owner)
         finished[stage.key] = result
+        if result.memory:
+            results = results.with_memory(stage.name, result.memory)
         for subject, measurement in result.measurements.items():
             results = results.with_measurement(subject, measurement)
             yield Measured(subject=subject, measurement=measurement)
         seconds = time.monotonic() - started
-        yield StageFinished(stage=stage.name, subject=stage.subject, key=stage.key, seconds=seconds, reused=reused)
+        yield StageFinished(
+            stage=stage.name,
+            subject=stage.subject,
+            key=stage.key,
+            seconds=seconds,
+            reused=reused,
+            cost_seconds=result.seconds,
+        )
     yield ArtifactStored(files=_artifact(bench, finished, results))
     yield Succeeded(results=results)
 
 
+def _early_checks(bench: Workbench, missing: list[Stage]) -> Iterator[Event]:
+    """What would end the job anyway is found out before anything is computed.
+
+    Raises:
+        OutOfMemory: a stage needs more memory than the device has.
+        RecipeError: the corpus is too small.
+    """
+    try:
+        require_room(bench.recipe, bench.dense_folder, bench.device, [(stage.name, stage.subject) for stage in missing])
+    except (AttributeError, LookupError) as error:
+        yield Notice(message=f"whether the job fits in memory is not known beforehand: {error}")
+    if any(stage.name in ("basis", "regularize", "recover") for stage in missing):
+        _ = bench.sequences
+
+
 def plan(bench: Workbench, finished: dict[str, StageResult]) -> list[Stage]:
-    """The stages of a recipe, in order, with their keys. `finished` fills as they end: later stages read from it."""
+    """The stages of a recipe, in order, ready to run. `finished` fills as they end: later stages read from it."""
     recipe = bench.recipe
-    digest, code = bench.digest, [code_digest(), bench.device.type]
-    data = [recipe.data.model_dump(), bench.training_text.sha256, recipe.seed]
-    texts = [recipe.evaluate.model_dump(exclude={"speed"}), {name: text.sha256 for name, text in bench.texts.items()}]
+    planned = stages_of(recipe, bench.sources)
+    keys = {stage.name: stage.key for stage in planned}
 
-    def folder(key: str) -> Path:
-        return bench.folder_of(finished[key])
+    def left_by(name: StageName) -> Callable[[], Path]:
+        return lambda: bench.folder_of(finished[keys[name] or ""])
 
-    def measuring(subject: Subject, model: str, folder_of_model: Callable[[], Path]) -> Stage:
-        key = digest("evaluate", model, texts, code)
-        return Stage("evaluate", key, lambda: evaluate(bench, subject, folder_of_model()), subject)
+    folders: dict[Subject, Callable[[], Path]] = {"dense": lambda: bench.dense_folder, "pruned": left_by("prune")}
+    if "recover" in keys:
+        folders["recovered"] = left_by("recover")
 
-    regularized = digest("regularize", bench.dense_digest, recipe.method.model_dump(), data, code)
-    pruned = digest("prune", regularized)
-    subjects: dict[Subject, Callable[[], Path]] = {
-        "dense": lambda: bench.dense_folder,
-        "pruned": lambda: folder(pruned),
-    }
-    stages = [
-        measuring("dense", bench.dense_digest, subjects["dense"]),
-        Stage("regularize", regularized, lambda: regularize(bench, regularized)),
-        Stage("prune", pruned, lambda: prune(bench, pruned, folder(regularized))),
-        measuring("pruned", pruned, subjects["pruned"]),
-    ]
-    final = pruned
-    settings = recipe.recover
-    if settings.kind != "none":
-        recovered = final = digest("recover", pruned, settings.model_dump())
-        subjects["recovered"] = lambda: folder(recovered)
-        stages += [
-            Stage("recover", recovered, lambda: recover(bench, recovered, folder(pruned), settings)),
-            measuring("recovered", recovered, subjects["recovered"]),
-        ]
-    if recipe.evaluate.speed:
-        key = digest("benchmark", bench.dense_digest, final, machine_type(), recipe.resources.model_dump(), code)
-        stages.append(
-            Stage("benchmark", key, lambda: benchmark(bench, {name: place() for name, place in subjects.items()}))
-        )
+    def start(name: StageName, key: str, subject: Subject | None) -> StageRun:
+        if name == "evaluate" and subject is not None:
+            return evaluate(bench, subject, folders[subject]())
+        if name == "basis":
+            return basis(bench, key)
+        if name == "regularize":
+            return regularize(bench, key, left_by("basis")() if "basis" in keys else None)
+        if name == "prune":
+            return prune(bench, key, left_by("regularize")())
+        if name == "recover" and recipe.recover.kind != "none":
+            return recover(bench, key, folders["pruned"](), recipe.recover)
+        return benchmark(bench, {each: folder() for each, folder in folders.items()})
+
+    stages = []
+    for stage in planned:
+        assert stage.key is not None  # noqa: S101  the workbench knows every source
+        stages.append(Stage(stage.name, stage.key, partial(start, stage.name, stage.key, stage.subject), stage.subject))
     return stages
 
 
@@ -137,13 +159,19 @@ def _once(stage: Stage, bench: Workbench, owner: str) -> Generator[Event, None, 
         if (found := store.find(stage.key)) is not None:  # published between our look and our claim
             return found, True
         started = time.monotonic()
-        outcome = yield from stage.run()
+        with measured_peak(bench.device) as peak:
+            outcome = yield from stage.run()
         result = StageResult(
             stage=stage.name,
             key=stage.key,
             files=_stored(bench, outcome.folder),
             measurements=outcome.measurements,
             seconds=time.monotonic() - started,
+            memory=StageMemory(
+                predicted_bytes=predicted_bytes(bench.recipe, bench.dense_folder, (stage.name, stage.subject)),
+                measured_bytes=peak.bytes,
+                before_bytes=peak.before_bytes,
+            ),
         )
         store.publish(result)
         store.drop_checkpoint(stage.key)
@@ -179,9 +207,18 @@ def _stored(bench: Workbench, folder: Path | None) -> list[StoredFile]:
 
 
 def _artifact(bench: Workbench, finished: dict[str, StageResult], results: Results) -> list[StoredFile]:
-    """The job's files: the final model's, already in the store, and its card."""
+    """The job's files: the final model's and what training recorded, already in the store, and the model's card."""
     final = [result for result in finished.values() if result.stage in ("prune", "recover")][-1]
     card = bench.workspace / "README.md"
-    card.write_text(model_card(bench.recipe, results, bench.dense_digest), encoding="utf-8")
+    modelling_file = next((stored.path for stored in final.files if stored.path.startswith("modeling_")), None)
+    licence = licence_of(bench.dense_folder)
+    text = model_card(bench.recipe, results, bench.dense_digest, licence, modelling_file)
+    card.write_text(text, encoding="utf-8")
     files = [stored.model_copy(update={"path": f"model/{stored.path}"}) for stored in final.files]
-    return [*files, bench.store.put(card, "model/README.md")]
+    records = [
+        stored.model_copy(update={"path": f"records/{stored.path}"})
+        for result in finished.values()
+        for stored in result.files
+        if stored.path == RECORD
+    ]
+    return [*files, bench.store.put(card, "model/README.md"), *records]

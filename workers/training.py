@@ -1,38 +1,73 @@
 """The one training loop: the regularize and the recover stage both use it.
 
-Legend: B = batch size, L = sequence length, V = vocabulary size, T = steps.
+Legend: B = batch size, L = sequence length, T = steps.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from workers.contracts.training import TrainingSettings
 from workers.errors import Diverged
+from workers.objectives import Objective
+from workers.optimizers import Optimizers
 
 
 class Rider(Protocol):
-    """What may ride on the loop: see `workers.pruning.groups.Regularizer`."""
+    """What may ride on the loop: see `workers.pruning.groups`."""
 
-    def add_gradient(self) -> None: ...
-    def after_step(self, step: int) -> None: ...
-    def metrics(self) -> dict[str, float]: ...
+    def before_step(self, step: int) -> None:
+        """Before the forward pass of optimizer step `step` (from 0), once a step."""
+        ...
+
+    def add_gradient(self, name: str, weight: nn.Parameter) -> None:
+        """`weight.grad` is complete: add the penalty's gradient to it, before clipping and the update."""
+        ...
+
+    def after_step(self, step: int) -> None:
+        """After the optimizer's update of all parameters."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """Figures for the progress events."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """All that changes while training, besides the random state and the step."""
+
+    parameters: dict[str, nn.Parameter]
+    """Those that are trained."""
+    optimizers: Optimizers
+    scaler: torch.amp.GradScaler
+    """Scales the loss under float16; switched off otherwise."""
 
 
 class Keeper(Protocol):
-    """Where the loop leaves checkpoints and finds them: see `workers.checkpoints.TrainingCheckpoints`."""
+    """Where the loop leaves checkpoints and finds them: see `workers.training_checkpoints`."""
 
-    def load(self, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> int: ...
-    def due(self, step: int, steps: int) -> bool: ...
-    def save(self, step: int, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None: ...
+    def load(self, state: TrainingState) -> int:
+        """Put the newest checkpoint into the state; its step, 0 if there is none."""
+        ...
+
+    def due(self, step: int, steps: int) -> bool:
+        """Whether a checkpoint should be taken after this step."""
+        ...
+
+    def save(self, step: int, state: TrainingState) -> None:
+        """Keep the state in place of the one before."""
+        ...
 
 
 REPORTS = 200
@@ -49,34 +84,6 @@ class Step:
     """Empty on the steps that are not reported."""
     checkpointed: bool = False
     resumed: bool = False
-
-
-Objective = Callable[[Tensor], Tensor]
-"""Token ids [B, L] → scalar loss."""
-
-
-def language_modelling(model: nn.Module) -> Objective:
-    """Mean cross-entropy of the next token, in nats."""
-
-    def loss(ids: Tensor) -> Tensor:
-        logits = model(input_ids=ids, use_cache=False).logits  # [B, L, V]
-        return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
-
-    return loss
-
-
-def distillation(model: nn.Module, teacher: nn.Module, share: float) -> Objective:
-    """(1 - share)·cross-entropy + share·KL(teacher ‖ model), both means over tokens, in nats."""
-
-    def loss(ids: Tensor) -> Tensor:
-        with torch.no_grad():
-            wanted = F.log_softmax(teacher(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1).float(), -1)
-        given = F.log_softmax(model(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1).float(), -1)
-        cross_entropy = F.nll_loss(given, ids[:, 1:].flatten())
-        divergence = F.kl_div(given, wanted, log_target=True, reduction="batchmean")
-        return (1 - share) * cross_entropy + share * divergence
-
-    return loss
 
 
 def steps_of(samples: int, settings: TrainingSettings) -> int:
@@ -96,56 +103,146 @@ def train(
 ) -> Iterator[Step]:
     """Train the parameters that require a gradient, yielding after each step.
 
-    The whole state is (parameters, optimizer, random state, step): data order and learning rate follow from the step
-    alone, so a run resumed from the keeper's checkpoint takes the same path as one that was never interrupted.
+    The whole state is (parameters, optimizers, loss scale, random state, step): data order, learning rate and rounding
+    follow from the step alone, so a run resumed from the keeper's checkpoint takes the same path as one that was never
+    interrupted.
 
     Args:
         sequences: token ids [samples, L].
+        settings: `weights: bfloat16` casts the parameters in place at the first step, unless some are frozen.
+        objective: of this model; see `workers.objectives`.
     Raises:
         Diverged: the loss of a reported step is not finite.
     """
-    parameters = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    device = next(iter(parameters.values())).device
-    steps = steps_of(len(sequences), settings)
-    optimizer = torch.optim.AdamW(
-        parameters.values(),
-        lr=settings.learning_rate,
-        betas=(settings.beta1, settings.beta2),
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+    hold_weights(model, settings)
+    steps, state = steps_of(len(sequences), settings), _state(model, settings, seed)
+    device = next(iter(state.parameters.values())).device
     torch.manual_seed(seed)
     model.train()
-    done = keeper.load(parameters, optimizer) if keeper else 0
-    if done:
-        yield Step(done, steps, resumed=True)
-    for step in range(done, steps):
-        started = time.monotonic()
-        ids = batch(sequences, step, settings.batch_size, seed).to(device)
-        rate = _learning_rate(step, steps, settings)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            loss = objective(ids)
-        loss.backward()
+    with _activations_dropped(model, settings), _updates_in_backward(state, settings, rider):
+        done = keeper.load(state) if keeper else 0
+        if done:
+            yield Step(done, steps, resumed=True)
+        for step in range(done, steps):
+            started = time.monotonic()
+            ids = batch(sequences, step, settings.batch_size, seed).to(device)
+            rate = learning_rate(step, steps, settings)
+            state.optimizers.set_rate(rate)
+            if rider:
+                rider.before_step(step)
+            loss = _gradients(objective, ids, settings, state.scaler)
+            if not settings.step_in_backward:
+                _update(state, settings, rider)
+            if rider:
+                rider.after_step(step)
+            done = step + 1
+            checkpointed = keeper is not None and keeper.due(done, steps)
+            if keeper and checkpointed:
+                _finite(loss, done)  # a diverged state is not worth keeping
+                keeper.save(done, state)
+            metrics: dict[str, float] = {}
+            if done % max(1, steps // REPORTS) == 0 or done == steps:
+                metrics = {"loss": _finite(loss, done), "learning_rate": rate, "seconds": time.monotonic() - started}
+                metrics |= {"loss_scale": state.scaler.get_scale()} if state.scaler.is_enabled() else {}
+                metrics |= rider.metrics() if rider else {}
+            yield Step(done, steps, metrics, checkpointed)
+
+
+def hold_weights(model: nn.Module, settings: TrainingSettings) -> None:
+    """Cast every parameter to the type that the settings name, keeping the `Parameter` objects.
+
+    Where some parameters are frozen the others are adapters: they keep float32, and only the frozen ones are cast.
+    """
+    if settings.weights == "float32":
+        return
+    adapters = not all(weight.requires_grad for weight in model.parameters())
+    for weight in model.parameters():
+        if not (adapters and weight.requires_grad):
+            weight.data = weight.data.to(torch.bfloat16)
+
+
+def _state(model: nn.Module, settings: TrainingSettings, seed: int) -> TrainingState:
+    parameters = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    device = next(iter(parameters.values())).device
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
+    return TrainingState(parameters, Optimizers(parameters, settings, seed), scaler)
+
+
+def _gradients(objective: Objective, ids: Tensor, settings: TrainingSettings, scaler: torch.amp.GradScaler) -> Tensor:
+    """Backward of the batch's mean loss, in parts of about equal size; the loss, detached.
+
+    Every token counts the same, whatever the size of its part: a part's mean loss is weighted by its sequences.
+    """
+    parts = ids.split(math.ceil(settings.batch_size / settings.accumulation_steps))
+    losses = []
+    for part in parts:
+        with _autocast(ids.device, settings):
+            loss = objective(part)
+        if len(parts) > 1:
+            loss = loss * (len(part) / len(ids))
+        scaler.scale(loss).backward()
+        losses.append(loss.detach())
+    return torch.stack(losses).sum()
+
+
+def _update(state: TrainingState, settings: TrainingSettings, rider: Rider | None) -> None:
+    """The optimizer's step on whole gradients: unscaled, with the rider's part, clipped. Frees the gradients."""
+    (optimizer,) = state.optimizers.all
+    state.scaler.unscale_(optimizer)
+    if rider:
+        for name, weight in state.parameters.items():
+            rider.add_gradient(name, weight)
+    if settings.clip_norm is not None:
+        nn.utils.clip_grad_norm_(state.parameters.values(), settings.clip_norm)
+    state.scaler.step(optimizer)
+    state.scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+
+
+@contextmanager
+def _updates_in_backward(state: TrainingState, settings: TrainingSettings, rider: Rider | None) -> Iterator[None]:
+    """Where asked for, update each parameter inside backward, as soon as its gradient is complete, and free that.
+
+    A gradient is complete when every use of the weight has added to it, so a tied weight waits for its last use.
+    """
+
+    def update(name: str, weight: nn.Parameter) -> None:
         if rider:
-            rider.add_gradient()
-        if settings.clip_norm is not None:
-            nn.utils.clip_grad_norm_(parameters.values(), settings.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if rider:
-            rider.after_step(step)
-        done = step + 1
-        checkpointed = keeper is not None and keeper.due(done, steps)
-        if keeper and checkpointed:
-            _finite(loss, done)  # a diverged state is not worth keeping
-            keeper.save(done, parameters, optimizer)
-        metrics: dict[str, float] = {}
-        if done % max(1, steps // REPORTS) == 0 or done == steps:
-            metrics = {"loss": _finite(loss, done), "learning_rate": rate, "seconds": time.monotonic() - started}
-            metrics |= rider.metrics() if rider else {}
-        yield Step(done, steps, metrics, checkpointed)
+            rider.add_gradient(name, weight)
+        state.optimizers.of(weight).step()
+        weight.grad = None
+
+    handles = []
+    if settings.step_in_backward:
+        for name, weight in state.parameters.items():
+            handles.append(weight.register_post_accumulate_grad_hook(partial(update, name)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _activations_dropped(model: PreTrainedModel, settings: TrainingSettings) -> Iterator[None]:
+    """Where asked for, keep one activation a layer and compute the rest again in the backward pass."""
+    if not settings.activation_checkpointing:
+        yield
+        return
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        model.activation_checkpointing_disable()
+
+
+def _autocast(device: torch.device, settings: TrainingSettings) -> torch.autocast:
+    """The arithmetic's type: weights keep theirs, matrices are multiplied in the one asked for."""
+    asked = settings.precision
+    if asked == "auto":
+        asked = "bfloat16" if device.type == "cuda" else "float32"
+    wanted = torch.bfloat16 if asked == "float32" else getattr(torch, asked)
+    return torch.autocast(device.type, wanted, enabled=asked != "float32")
 
 
 def batch(sequences: Tensor, step: int, batch_size: int, seed: int) -> Tensor:
@@ -165,11 +262,14 @@ def _finite(loss: Tensor, step: int) -> float:
     return value
 
 
-def _learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
-    """Linear warm-up, then cosine decay to `final_fraction` of the peak at the last step."""
+def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
+    """Linear warm-up, then the schedule's way to `final_fraction` of the peak at the last step."""
     warmup = round(settings.warmup_fraction * steps)
     if step < warmup:
-        return settings.learning_rate * (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - 1 - warmup)
+        return settings.peak_rate * (step + 1) / warmup
+    if settings.schedule == "constant":
+        return settings.peak_rate
+    progress = min(1.0, (step - warmup) / max(1, steps - 1 - warmup))
     floor = settings.final_fraction
-    return settings.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+    left = 1 - progress if settings.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    return settings.peak_rate * (floor + (1 - floor) * left)

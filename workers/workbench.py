@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import platform
-from functools import cache, cached_property
-from importlib.metadata import version
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from workers import checkpoints
+from workers import checkpoints, stored_model
+from workers.adapters import check_targets
 from workers.contracts.places import Places
 from workers.contracts.recipe import Recipe
 from workers.contracts.results import StageResult
 from workers.contracts.store import ArtifactStore
-from workers.datasets import dataset
+from workers.datasets import dataset, sampling
 from workers.errors import RecipeError
 from workers.models.family import family_of
+from workers.plan import Sources, code_digest, device_kind, model_digest
 from workers.pruning.method import method_of
-
-CODE = ["models", "pruning", "stages", "datasets", "training.py", "checkpoints.py", "workbench.py"]
-"""The parts of this package that decide results."""
 
 
 class Workbench:
@@ -44,7 +39,11 @@ class Workbench:
         self.config = checkpoints.load_config(self.dense_folder)
         self.family = family_of(self.config)
         method_of(recipe.method).check(recipe.method, self.family, self.config)
-        self.export_dtype = checkpoints.stored_dtype(self.dense_folder, recipe.model.dtype)
+        if recipe.recover.kind == "lora":
+            check_targets(recipe.recover, self.config)
+        self.export_dtype: torch.dtype = getattr(
+            torch, stored_model.stored_dtype(self.dense_folder, recipe.model.dtype)
+        )
         self.texts = {
             text.key: dataset.load(text.name, "evaluation", places, text.path, f"evaluate.perplexity.{index}")
             for index, text in enumerate(recipe.evaluate.perplexity)
@@ -55,14 +54,31 @@ class Workbench:
         _prepare_torch(recipe)
 
     @cached_property
+    def sources(self) -> Sources:
+        """Digests of what goes into the stages."""
+        return Sources(
+            model=self.dense_digest,
+            training_text=self.training_text.sha256,
+            texts={name: text.sha256 for name, text in self.texts.items()},
+            code=code_digest(),
+            machine=machine_type(),
+            sequence_length=self.sequence_length,
+        )
+
+    @cached_property
     def dense_digest(self) -> str:
-        """Digest of the dense model's weights, config and tokenizer, and of the type it is evaluated in."""
-        return self.digest("dense", checkpoints.folder_digest(self.dense_folder), str(self.export_dtype))
+        """See `plan.model_digest`."""
+        return model_digest(self.dense_folder, str(self.export_dtype).removeprefix("torch."))
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The dense model's tokenizer."""
         return checkpoints.load_tokenizer(self.dense_folder)
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens of a training sequence: the recipe's, or what suits the model."""
+        return self.recipe.data.resolved_sequence_length(getattr(self.config, "max_position_embeddings", None))
 
     @cached_property
     def sequences(self) -> Tensor:
@@ -71,22 +87,19 @@ class Workbench:
         Raises:
             RecipeError: the corpus has fewer sequences than asked for.
         """
-        data = self.recipe.data
-        return dataset.draw(self.training_text, self.tokenizer, data.samples, data.sequence_length, self.recipe.seed)
+        samples, length = self.recipe.data.samples, self.sequence_length
+        drawn = sampling.draw_overlapping if self.recipe.data.sampling == "overlapping" else sampling.draw
+        return drawn(self.training_text, self.tokenizer, samples, length, self.recipe.seed)
 
     @property
     def regularize_sequences(self) -> Tensor:
-        """Token ids [regularize share, sequence_length]."""
-        return self.sequences[: self.recipe.data.regularize_samples]
+        """Token ids [regularize share, sequence_length]; all of them where a method only looks and has no share."""
+        return self.sequences[: self.recipe.data.regularize_samples or None]
 
     @property
     def recover_sequences(self) -> Tensor:
         """Token ids [recover share, sequence_length]."""
         return self.sequences[self.recipe.data.regularize_samples :]
-
-    def digest(self, *parts: Any) -> str:
-        """SHA-256 of plain values: how stages are keyed."""
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def folder_of(self, result: StageResult) -> Path:
         """The local folder with a stage's files, fetched from the store if they are not here."""
@@ -115,7 +128,7 @@ class Workbench:
 def _device(recipe: Recipe) -> torch.device:
     if recipe.resources.gpus and not torch.cuda.is_available():
         raise RecipeError("resources.gpus", "torch finds no GPU on this machine; ask for 0, or run where there is one")
-    return torch.device("cuda" if recipe.resources.gpus else "cpu")
+    return torch.device(device_kind(recipe))
 
 
 def _prepare_torch(recipe: Recipe) -> None:
@@ -124,20 +137,6 @@ def _prepare_torch(recipe: Recipe) -> None:
     torch.set_num_threads(recipe.resources.cpus)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
-
-
-@cache
-def code_digest() -> str:
-    """Digest of the code that decides results: this package's own, torch's and transformers' versions."""
-    root = Path(__file__).parent
-    files = sorted(
-        file for part in CODE for file in ([root / part] if part.endswith(".py") else root.glob(f"{part}/*.py"))
-    )
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(str(file.relative_to(root)).encode() + file.read_bytes())
-    digest.update(" ".join(version(name) for name in ("torch", "transformers", "peft")).encode())
-    return digest.hexdigest()
 
 
 def machine_type() -> str:

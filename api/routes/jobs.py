@@ -28,8 +28,10 @@ from api.schemas import (
     instant,
     instant_or_none,
 )
-from service import idempotency, jobs
+from service import idempotency, jobs, plans
 from service.database import tables
+from service.screening import screened
+from workers.contracts.recipe import Recipe
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(caller)])
 
@@ -82,6 +84,12 @@ def submit(
     # Keys of one caller never meet those of another.
     remembered_as = f"{key_id}:{idempotency_key}"
     digest = hashlib.sha256(b"POST /v1/jobs\n" + body).hexdigest()
+    if idempotency_key is not None:  # an answer once given stands, whatever became of the model's folder
+        with wiring.database.reading() as session:
+            known = idempotency.replay(session, remembered_as, digest)
+        if known is not None:
+            return _created(known, replayed=True)
+    recipe = _accepted(wiring, wanted.recipe)
     with wiring.database.writing() as session:
         if idempotency_key is not None:
             known = idempotency.replay(session, remembered_as, digest)
@@ -89,8 +97,7 @@ def submit(
                 return _created(known, replayed=True)
         job = jobs.submit(
             session,
-            recipe=wanted.recipe,
-            places=wiring.settings.places(),
+            recipe=recipe,
             metadata=wanted.metadata,
             labels=wanted.labels,
             priority=wanted.priority,
@@ -100,6 +107,17 @@ def submit(
         if idempotency_key is not None:
             idempotency.remember(session, remembered_as, digest, answer)
     return _created(answer, replayed=False)  # after the commit: 201 means durable
+
+
+def _accepted(wiring: Wiring, recipe: Recipe) -> Recipe:
+    """The recipe as it is queued, checked before the transaction: the checks read files.
+
+    Raises:
+        InvalidRecipe: it could never run here, or does not fit in memory.
+    """
+    recipe = screened(recipe, wiring.settings.places())
+    plans.refuse_what_cannot_fit(recipe, wiring.store, wiring.settings)
+    return recipe
 
 
 def _created(answer: str, *, replayed: bool) -> Response:

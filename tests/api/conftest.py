@@ -26,6 +26,7 @@ from service.database.schema import upgrade
 from service.database.session import Database
 from service.settings import Settings
 from tests.processes import DEADLINE_SECONDS
+from tests.stored import write_model
 from workers.contracts.events import ArtifactStored, Event, NumberedEvent, Succeeded
 from workers.contracts.results import Measurement, Results
 
@@ -37,10 +38,7 @@ class Deployment:
 
     def __init__(self, root: Path) -> None:
         self.state = root / "state"
-        self.model = root / "tiny"
-        self.model.mkdir(parents=True)
-        (self.model / "config.json").write_text('{"model_type": "llama"}', "utf-8")
-        (self.model / "model.safetensors").write_bytes(b"")
+        self.model = write_model(root / "tiny")
         self.settings = Settings(state_dir=self.state, model_roots=(str(root),), data_roots=(str(root),))
         self.database = Database(self.settings.database_url)
         upgrade(self.database)

@@ -30,11 +30,15 @@ def _problem(answer: Any, status: int) -> dict[str, Any]:
 
 
 BAD = [
-    ({"method": {"kind": "dress", "ratio": 1.5}}, "/recipe/method/ratio", "greater than 0 and less than 1"),
-    ({"method": {"kind": "dress", "ratio": 0}}, "/recipe/method/ratio", "greater than 0 and less than 1"),
+    ({"method": {"kind": "dress", "ratio": 1.5}}, "/recipe/method/ratio", "greater than 0 and at most 0.9"),
+    ({"method": {"kind": "dress", "ratio": 0}}, "/recipe/method/ratio", "greater than 0 and at most 0.9"),
     ({"method": {"kind": "dress", "ratio": "0.2"}}, "/recipe/method/ratio", "must be a number"),
     ({"method": {"kind": "dress"}}, "/recipe/method/ratio", "is required"),
-    ({"method": {"kind": "shrink", "ratio": 0.2}}, "/recipe/method/kind", "`shrink` is not known; choose `dress`"),
+    (
+        {"method": {"kind": "shrink", "ratio": 0.2}},
+        "/recipe/method",
+        "`shrink` is not known; choose one of `dress`, `dense` as `kind`",
+    ),
     ({"method": {"ratio": 0.2, "strenght": 1}}, "/recipe/method/strenght", "did you mean `strength`?"),
     ({"model": {"source": "/nowhere/at/all"}}, "/recipe/model/source", "/nowhere/at/all"),
     ({"model": "tiny"}, "/recipe/model", "must be an object"),

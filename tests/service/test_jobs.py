@@ -1,6 +1,5 @@
 """Submission's checks, listings, and the small rooms beside the queue: settings, keys, idempotency, stores, events."""
 
-import json
 import stat
 from pathlib import Path
 from typing import Any
@@ -14,23 +13,16 @@ from service.database.clock import database_now
 from service.database.session import Database
 from service.database.tables import ApiKey, IdempotencyKey, Job
 from service.errors import IdempotencyMismatch, InvalidRecipe, Misconfigured, NotFound
+from service.screening import screened
 from service.settings import Settings
+from tests.stored import SMALL_LLAMA, write_model
 from workers.contracts.places import Places
 from workers.contracts.recipe import Recipe
-
-CONFIG = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "max_position_embeddings": 128}
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    return model_folder(tmp_path / "models" / "small", CONFIG)
-
-
-def model_folder(folder: Path, config: dict[str, Any]) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config), "utf-8")
-    (folder / "model.safetensors").touch()
-    return folder
+    return write_model(tmp_path / "models" / "small")
 
 
 @pytest.fixture
@@ -47,7 +39,8 @@ def written(recipe: Recipe, **changes: dict[str, Any]) -> Recipe:
 
 def submit(database: Database, recipe: Recipe, places: Places, **labels: str) -> Job:
     with database.writing() as session:
-        return jobs.submit(session, recipe=recipe, places=places, metadata={"who": 1}, labels=labels, priority=3)
+        recipe = screened(recipe, places)
+        return jobs.submit(session, recipe=recipe, metadata={"who": 1}, labels=labels, priority=3)
 
 
 def test_a_submitted_job_is_whole(database: Database, recipe: Recipe, places: Places, model: Path) -> None:
@@ -78,7 +71,7 @@ def test_paths_become_absolute(
         ({"evaluate": {"perplexity": [{"name": "text", "path": "x"}]}}, "evaluate.perplexity.0.path", "no file"),
         ({"data": {"sequence_length": 129}}, "data.sequence_length", "at most 128"),
         ({"evaluate": {"sequence_length": 129}}, "evaluate.sequence_length", "at most 128"),
-        ({"method": {"ratio": 0.99}}, "method.ratio", "0.938"),
+        ({"method": {"ratio": 0.9, "round_to": 32}}, "method.ratio", "0.5"),
         ({"method": {"ratio": 0.001}}, "method.ratio", "0.0625"),
         ({"method": {"round_to": 6}}, "method.round_to", "multiple of 4"),
     ],
@@ -102,13 +95,35 @@ def test_what_could_never_run_is_refused(
         assert jobs.listing(session, limit=10) == ([], False)
 
 
-@pytest.mark.parametrize("config", [{**CONFIG, "model_type": "mamba"}, [], {}])
-def test_unknown_architectures_are_refused(
-    database: Database, recipe: Recipe, places: Places, tmp_path: Path, config: Any
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({**SMALL_LLAMA, "model_type": "mamba"}, "'mamba' is not supported"),
+        ({**SMALL_LLAMA, "model_type": "gpt2"}, "'gpt2' is not supported"),
+        ({**SMALL_LLAMA, "model_type": "mixtral"}, "'mixtral' is not supported"),
+        ({**SMALL_LLAMA, "quantization_config": {"quant_method": "gptq", "bits": 4}}, "weights are quantized"),
+        ([], "object"),
+        ({}, "supported"),
+        ({"model_type": "llama"}, "config.json lacks '[a-z_]+'"),
+        ({**SMALL_LLAMA, "num_attention_heads": 0}, "describe no model"),
+        ({**SMALL_LLAMA, "hidden_size": "wide"}, "describe no model"),
+    ],
+)
+def test_configs_that_describe_no_known_model_are_refused(
+    database: Database, recipe: Recipe, places: Places, tmp_path: Path, config: Any, words: str
 ) -> None:
-    source = str(model_folder(tmp_path / "other", config))
-    with pytest.raises(InvalidRecipe, match=r"llama|object"):
+    source = str(write_model(tmp_path / "other", config, shapes={"w": (2,)}))
+    with pytest.raises(InvalidRecipe, match=words) as refused:
         submit(database, written(recipe, model={"source": source}), places)
+    assert refused.value.field == "model.source"
+
+
+def test_damaged_weights_are_refused(database: Database, recipe: Recipe, places: Places, model: Path) -> None:
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(InvalidRecipe, match="no whole safetensors file") as refused:
+        submit(database, written(recipe, model={"source": str(model)}), places)
+    assert refused.value.field == "model.source"
 
 
 def test_listing_pages_newest_first_and_filters(database: Database, recipe: Recipe, places: Places) -> None:

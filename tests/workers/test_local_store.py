@@ -150,5 +150,18 @@ def test_old_drafts_are_swept_and_new_ones_kept(store: LocalStore, tmp_path: Pat
     assert list(drafts.iterdir()) == [new]
 
 
+def test_what_is_forgotten_takes_no_bytes_that_others_name(store: LocalStore, tmp_path: Path) -> None:
+    own, shared = (store.put(file_of(tmp_path, content), "file") for content in (b"own", b"shared"))
+    left = {key * 64: files for key, files in {"a": [own, shared], "b": [shared], "c": []}.items()}
+    for key, files in left.items():
+        store.publish(StageResult(stage="prune", key=key, files=files, seconds=1.0))
+    store.forget(["a" * 64, "c" * 64, "e" * 64])
+    assert store.find("a" * 64) is None and not store.path_of(own.sha256).exists()
+    assert store.find("b" * 64) is not None, "its bytes are still there"
+    assert store.find("c" * 64) is not None, "figures alone take no room"
+    store.forget(["b" * 64])
+    assert not store.path_of(shared.sha256).exists()
+
+
 def test_it_travels(store: LocalStore) -> None:
     assert pickle.loads(pickle.dumps(store)).root == store.root

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from transformers import AutoModelForCausalLM, GPT2Config
 
 from workers.contracts.recipe import Recipe
 
@@ -54,6 +55,18 @@ def test_errors_name_the_field(change: dict, words: str, recipe: Recipe, tmp_pat
     assert words in ended.stderr
     assert "Traceback" not in ended.stderr
     assert not (tmp_path / "out" / "result.json").exists()
+
+
+def test_an_unsupported_architecture_is_named(recipe: Recipe, tmp_path: Path) -> None:
+    """A model that transformers loads gladly, but whose tensors nobody has described."""
+    AutoModelForCausalLM.from_config(
+        GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=16, n_positions=64, bos_token_id=0, eos_token_id=1)
+    ).save_pretrained(tmp_path / "gpt2")
+    ended = dress_run(tmp_path, {**recipe.model_dump(mode="json"), "model": {"source": str(tmp_path / "gpt2")}})
+    assert ended.returncode == 1
+    assert "model.source: the architecture 'gpt2' is not supported" in ended.stderr
+    assert "gpt_neox" in ended.stderr, "it says what is supported"
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_folder_that_is_no_earlier_result_is_left_alone(recipe: Recipe, tmp_path: Path) -> None:

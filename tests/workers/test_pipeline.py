@@ -30,7 +30,7 @@ from workers.contracts.results import Results
 from workers.errors import RecipeError
 from workers.local_store import LocalStore
 
-STAGES = ["evaluate", "regularize", "prune", "evaluate", "recover", "evaluate"]
+STAGES = ["evaluate", "basis", "regularize", "prune", "evaluate", "recover", "evaluate"]
 
 
 class Runs:
@@ -91,6 +91,15 @@ def plain_perplexity(model: torch.nn.Module, folder: Path, text: Path) -> float:
     return math.exp(torch.cat(losses).double().mean())
 
 
+def test_every_stage_says_what_it_took(recipe: Recipe, runs: Runs) -> None:
+    """The model is tiny: what was resident before, Python and its libraries, is nearly all of what was measured."""
+    memory = runs.results(recipe).memory
+    assert memory is not None and set(memory) == set(STAGES)
+    for stage, taken in memory.items():
+        assert taken.predicted_bytes is not None and 0 < taken.predicted_bytes < 20e6, stage
+        assert taken.measured_bytes is None or taken.before_bytes * 0.5 < taken.measured_bytes < 20e9, stage
+
+
 def test_the_cut_changes_nothing_when_the_channels_are_zero(recipe: Recipe, runs: Runs) -> None:
     (notice,) = of_type(list(runs.start(recipe)), Notice)
     assert float(notice.message.split()[-1]) < 1e-4
@@ -117,8 +126,16 @@ def test_what_does_not_change_the_weights_does_not_change_the_keys(recipe: Recip
         {"method": {"kind": "dress", "preset": "paper", "ratio": 0.5, "norm": "l1"}},
         {"method": {"kind": "dress", "preset": "paper", "ratio": 0.5, "norm": "l2"}},
         {"recover": {"kind": "full"}},
+        {
+            "recover": {
+                "kind": "full",
+                "distillation": 0.5,
+                "training": {"optimizer": "adamw_8bit", "weights": "bfloat16", "loss_chunk_tokens": 50},
+            }
+        },
+        {"recover": {"kind": "lora", "rank": 2, "targets": ["q_proj", "v_proj"], "distillation": 1.0}},
     ],
-    ids=["paper-l1", "paper-l2", "full-recovery"],
+    ids=["paper-l1", "paper-l2", "full-recovery", "frugal-distilled-recovery", "lora-on-some-layers"],
 )
 def test_every_form_of_the_recipe_runs(variant: dict, recipe: Recipe, runs: Runs) -> None:
     results = runs.results(changed(recipe, **variant))
@@ -132,7 +149,7 @@ def test_without_recovery_the_pruned_model_is_the_final_one(recipe: Recipe, runs
     assert results.dense.speed.generation_tokens_per_second > 0
     assert results.pruned.speed.slowest <= results.pruned.speed.fastest
     files = {stored.path: stored.sha256 for stored in of_type(events, ArtifactStored)[0].files}
-    pruned = runs.store.find(of_type(events, StageFinished)[2].key)
+    pruned = runs.store.find(of_type(events, StageFinished)[3].key)
     assert {stored.sha256 for stored in pruned.files} <= set(files.values())
 
 
@@ -195,6 +212,7 @@ def test_threads_are_the_recipes(recipe: Recipe, runs: Runs) -> None:
         ({"data__samples": 100_000}, "data.samples", "100000"),
         ({"data__sequence_length": 65}, "data.sequence_length", "context of 64"),
         ({"evaluate__sequence_length": 65}, "evaluate.sequence_length", "context of 64"),
+        ({"recover__targets": ["q_proj", "query"]}, "recover.targets", "'query'; this model has: down_proj"),
         ({"method__ratio": 0.001}, "method.ratio", "choose a ratio between"),
         ({"evaluate__perplexity": [{"name": "text", "path": "/nowhere"}]}, "evaluate.perplexity.0", "/nowhere"),
     ],
@@ -246,3 +264,20 @@ def test_an_attempt_never_raises(
     assert isinstance(failed, Failed)
     assert failed.fault == fault
     assert failed.message
+
+
+def test_an_elastic_run_is_found_again_at_another_ratio(recipe: Recipe, runs: Runs) -> None:
+    elastic = {"kind": "dress", "solver": "elastic", "ratio": 0.5, "elastic_ratios": [0.25, 0.5]}
+    first = runs.results(changed(recipe, method=elastic, recover={"kind": "none"}))
+    other = changed(recipe, method={**elastic, "ratio": 0.25}, recover={"kind": "none"})
+    events = list(runs.start(other))
+    reused = {(event.stage, event.subject): event.reused for event in of_type(events, StageFinished)}
+    assert reused[("basis", None)] and reused[("regularize", None)] and not reused[("prune", None)]
+    assert first.pruned.hidden_size < of_type(events, Succeeded)[0].results.pruned.hidden_size
+
+
+def test_the_dense_control_removes_nothing(recipe: Recipe, runs: Runs) -> None:
+    results = runs.results(changed(recipe, method={"kind": "dense"}, recover={"kind": "full"}, data__split="0:1"))
+    assert results.pruned.parameters == results.recovered.parameters == results.dense.parameters
+    assert results.pruned.perplexity == results.dense.perplexity
+    assert results.recovered.perplexity != results.dense.perplexity

@@ -73,6 +73,8 @@ class StageFinished(Contract):
     """Seconds spent by this attempt."""
     reused: bool
     """The result was found by its key, nothing was computed."""
+    cost_seconds: float | None = None
+    """What the computation took when it was made, by whichever attempt."""
 
 
 class ArtifactStored(Contract):

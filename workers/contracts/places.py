@@ -18,6 +18,8 @@ class Places(Contract):
     """Folders that a `text` corpus may be read from."""
     data_dirs: list[str] = []
     """Folders with local copies of the named corpora, searched in order before the hub is asked."""
+    ask_hub: bool = True
+    """Whether the Hugging Face hub is asked for corpora of which no local copy is there."""
 
     @classmethod
     def from_environment(cls) -> Places:

@@ -15,11 +15,14 @@ from workers.contracts.training import RecoverSettings, RecoverWithLora
 DatasetName = Literal["wikitext2", "wikitext2_tokens", "ptb", "alpaca", "c4", "stdlib_docs", "text"]
 """The corpora, each one file in `workers/datasets`; `text` is a file of your own."""
 
-FamilyName = Literal["llama"]
+FamilyName = Literal["llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "olmo2", "phi", "opt", "gpt_neox"]
 """The architectures (Hugging Face's `model_type`), each one file in `workers/models`."""
 
 DATASETS: tuple[str, ...] = get_args(DatasetName)
 FAMILIES: tuple[str, ...] = get_args(FamilyName)
+
+LONGEST_SEQUENCE = 2048
+"""Tokens of a training sequence, unless the recipe or the model's context says less."""
 
 
 class ModelSettings(Contract):
@@ -32,7 +35,7 @@ class ModelSettings(Contract):
     """Branch, tag or commit of a hub model; only a commit pins it. `null` takes the hub's default branch."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Element type of the exported weights, and the one in which they are evaluated. `auto` keeps the checkpoint's own.
-    Training always holds float32 weights."""
+    Training holds float32 weights unless its `weights` says otherwise."""
 
 
 def _require_path_for_text(name: str, path: str | None) -> None:
@@ -49,23 +52,31 @@ class DataSettings(Contract):
     """For `text` only: a UTF-8 file under one of the allowed roots (`DRESS_DATA_ROOTS`)."""
     samples: Annotated[int, Field(ge=2, le=10_000_000)] = 1000
     """Sequences drawn in all, for both stages together."""
-    sequence_length: Annotated[int, Field(ge=8, le=1_048_576)] = 2048
-    """Tokens a sequence; at most the model's context."""
+    sequence_length: Annotated[int, Field(ge=8, le=1_048_576)] | None = None
+    """Tokens a sequence, at most the model's context; `null` takes min(2048, the model's context)."""
+    sampling: Literal["disjoint", "overlapping"] = "disjoint"
+    """`disjoint` draws among the pieces that the corpus is cut into, so that no token is drawn twice; `overlapping`
+    begins each sequence at a token of its own, so that a small corpus gives as many as are asked for."""
     split: Annotated[str, Field(pattern=r"^\d{1,6}:\d{1,6}$")] = "3:1"
-    """Shares of the samples, regularize : recover."""
+    """Shares of the samples, regularize : recover. `0:1` gives all to recovery, for methods that train nothing before
+    the cut; `1:0` gives all to the regularize stage, where `recover.kind` is none."""
 
     @model_validator(mode="after")
     def _consistent(self) -> DataSettings:
         _require_path_for_text(self.name, self.path)
-        if self.regularize_samples < 1:
-            raise ValueError("split leaves the regularize stage no sample; give it a larger first part, such as 3:1")
+        if not any(int(part) for part in self.split.split(":")):
+            raise ValueError("split: 0:0 shares out nothing; write shares such as 3:1")
         return self
+
+    def resolved_sequence_length(self, context: int | None) -> int:
+        """Tokens a sequence for a model of this context; None for a model that states none."""
+        return self.sequence_length or min(LONGEST_SEQUENCE, context or LONGEST_SEQUENCE)
 
     @property
     def regularize_samples(self) -> int:
         """Sequences of the regularize stage; the recover stage has the rest."""
         first, second = (int(part) for part in self.split.split(":"))
-        return round(self.samples * first / (first + second)) if first + second else 0
+        return round(self.samples * first / (first + second))
 
     @property
     def recover_samples(self) -> int:
@@ -141,6 +152,9 @@ class Resources(Contract):
     """CPU cores, and torch's thread count. Weights are reproducible for one machine type and one thread count."""
     checkpoint_every_steps: Annotated[int, Field(ge=1)] | None = None
     """Training steps between checkpoints; `null` takes ten a stage. Does not change any result."""
+    checkpoint_every_minutes: Annotated[float, Field(gt=0)] | None = 10.0
+    """A checkpoint is also taken when the last is so many minutes old; `null` goes by steps alone. Does not change any
+    result."""
 
     @field_validator("gpus")
     @classmethod
@@ -168,7 +182,12 @@ class Recipe(Contract):
     """Seed of every random choice: samples, their order, adapters, dropout."""
 
     @model_validator(mode="after")
-    def _recovery_has_data(self) -> Recipe:
+    def _stages_have_data(self) -> Recipe:
+        if self.method.trains and self.data.regularize_samples < 1:
+            raise ValueError(
+                "data.split leaves the regularize stage no sample; give it a larger first part, such as 3:1, "
+                "or cut at once with method.solver: none"
+            )
         if self.recover.kind != "none" and self.data.recover_samples < 1:
             raise ValueError(
                 f"data.split leaves the recover stage no sample for recover.kind={self.recover.kind}; "

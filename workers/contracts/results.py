@@ -9,7 +9,7 @@ from workers.contracts.base import Contract
 Subject = Literal["dense", "pruned", "recovered"]
 """Which model a figure is about: as it came, after the cut, after recovery."""
 
-StageName = Literal["evaluate", "regularize", "prune", "recover", "benchmark"]
+StageName = Literal["evaluate", "basis", "regularize", "prune", "recover", "benchmark"]
 
 
 class PerplexityProtocol(Contract):
@@ -74,17 +74,40 @@ class Measurement(Contract):
         return self.model_copy(update=known)
 
 
+class StageMemory(Contract):
+    """Memory of the computing device during a stage, predicted and measured."""
+
+    predicted_bytes: int | None = None
+    """What weights, gradients, moments, activations and logits were expected to take; null if it could not be told."""
+    measured_bytes: int | None = None
+    """The highest: what tensors took on a GPU, the resident size of the whole process on a CPU."""
+    before_bytes: int | None = None
+    """Held before the stage began, in the same count: on a CPU Python and its libraries, about 0.5 GB."""
+
+
 class Results(Contract):
     """Side by side: what the model was, what it lost, what it regained."""
 
     dense: Measurement | None = None
     pruned: Measurement | None = None
     recovered: Measurement | None = None
+    sequence_length: int | None = None
+    """Tokens of a training sequence, as the recipe said or as suited the model."""
+    memory: dict[StageName, StageMemory] | None = None
+    """Peak memory by stage; of several evaluations the one that took most."""
 
     def with_measurement(self, subject: Subject, measurement: Measurement) -> "Results":
         """These results with one more measurement merged in."""
         known: Measurement = getattr(self, subject) or Measurement()
         return self.model_copy(update={subject: known.merged(measurement)})
+
+    def with_memory(self, stage: StageName, memory: StageMemory) -> "Results":
+        """These results with a stage's memory, unless the same stage took more for another model."""
+        stages = self.memory or {}
+        known = stages.get(stage)
+        if known is not None and (known.measured_bytes or 0) >= (memory.measured_bytes or 0):
+            return self
+        return self.model_copy(update={"memory": {**stages, stage: memory}})
 
 
 class StoredFile(Contract):
@@ -109,3 +132,5 @@ class StageResult(Contract):
     measurements: dict[Subject, Measurement] = {}
     seconds: float
     """What the computation cost."""
+    memory: StageMemory | None = None
+    """What it took; null for what older versions left."""

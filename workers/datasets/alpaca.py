@@ -3,16 +3,8 @@
 from typing import Any
 
 from workers.contracts.places import Places
-from workers.datasets.dataset import (
-    Documents,
-    HubTable,
-    Part,
-    distinct,
-    hub_rows,
-    is_held_out,
-    local_files,
-    read_json_rows,
-)
+from workers.datasets.dataset import Documents, Part, distinct, is_held_out, local_files, read_json_rows
+from workers.datasets.hub import HubTable, hub_rows
 from workers.errors import RecipeError
 
 _HUB = HubTable("tatsu-lab/alpaca", "dce01c9b08f87459cf36a430d809084718273017")
@@ -41,7 +33,7 @@ def load(part: Part, places: Places, path: str | None = None) -> Documents:
     if files := local_files(places, _FILES):
         rows = [row for file in files for row in read_json_rows(file)]
     else:
-        rows = hub_rows(_HUB, "train", _FILES)
+        rows = hub_rows(places, _HUB, "train", _FILES)
     wanted = [row for row in map(_checked, rows) if is_held_out(_question(row)) == (part == "evaluation")]
     return Documents(tuple(distinct(_prompt(row) for row in wanted if row["output"].strip())), separator="\n\n")
 

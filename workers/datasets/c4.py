@@ -1,16 +1,8 @@
 """C4: cleaned English web pages."""
 
 from workers.contracts.places import Places
-from workers.datasets.dataset import (
-    Documents,
-    HubTable,
-    Part,
-    distinct,
-    hub_rows,
-    is_held_out,
-    local_files,
-    read_json_rows,
-)
+from workers.datasets.dataset import Documents, Part, distinct, is_held_out, local_files, read_json_rows
+from workers.datasets.hub import HubTable, hub_rows
 from workers.errors import RecipeError
 
 _ID = "allenai/c4"
@@ -42,7 +34,7 @@ def load(part: Part, places: Places, path: str | None = None) -> Documents:
         rows = [row for file in files for row in read_json_rows(file)]
         pages = [page for page in map(_page, rows) if is_held_out(page) == (part == "evaluation")]
     else:
-        pages = [_page(row) for row in hub_rows(_TABLES[part], _SPLITS[part], _FILES)]
+        pages = [_page(row) for row in hub_rows(places, _TABLES[part], _SPLITS[part], _FILES)]
     return Documents(tuple(distinct(page for page in pages if page.strip())), separator="\n\n")
 
 

@@ -1,4 +1,4 @@
-"""What a corpus is, where its files may lie, and how training sequences are drawn from it."""
+"""What a corpus is, where its files may lie, and how its parts are held apart. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,16 +9,11 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
-
-import torch
+from typing import Any, Literal, Protocol
 
 from workers.contracts.places import Places
 from workers.contracts.recipe import DATASETS
 from workers.errors import RecipeError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 Part = Literal["train", "evaluation"]
 
@@ -26,8 +21,6 @@ FIELD = "data.name"
 """The field that a corpus blames; `load` puts the caller's own in its place."""
 
 _HELD_OUT_ONE_IN = 10
-_HUB_PROBE_SECONDS = 10
-_DOCUMENTS_A_BATCH = 1000
 
 
 @dataclass(frozen=True)
@@ -91,50 +84,6 @@ def without(train: Documents, held_out: Iterable[Documents]) -> Documents:
     seen = {_digest(document) for held in held_out for document in held.documents if document.strip()}
     kept = tuple(document for document in train.documents if _digest(document) not in seen)
     return Documents(kept, train.separator)
-
-
-def draw(
-    documents: Documents, tokenizer: PreTrainedTokenizerBase, samples: int, sequence_length: int, seed: int
-) -> torch.Tensor:
-    """A seeded choice, in random order, among the disjoint windows that the corpus is cut into.
-
-    Documents are tokenized one by one, with the separator that follows them and without special tokens, laid end to
-    end and cut every `sequence_length` tokens; the tail is dropped.
-
-    Returns:
-        Token ids, int64 [samples, sequence_length].
-
-    Raises:
-        RecipeError: the corpus gives fewer windows than `samples`.
-    """
-    if not any(document.strip() for document in documents.documents):
-        raise RecipeError(
-            FIELD,
-            "no training document is left once those of the evaluation texts are taken out; "
-            "train on another text than the one that is evaluated",
-        )
-    tokens = _tokens(documents, tokenizer)
-    windows = len(tokens) // sequence_length
-    if windows < samples:
-        raise RecipeError(
-            "data.samples",
-            f"asked for {samples}, the corpus gives {windows} sequences of {sequence_length} tokens; "
-            "lower data.samples or data.sequence_length, or choose a larger corpus",
-        )
-    order = torch.randperm(windows, generator=torch.Generator().manual_seed(seed))
-    return tokens[: windows * sequence_length].view(windows, sequence_length)[order[:samples]]
-
-
-def _tokens(documents: Documents, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
-    """All token ids in order, int64 [tokens]; tensors a batch, so that Python's own integers never pile up."""
-    last = len(documents.documents) - 1
-    pieces = [text if index == last else text + documents.separator for index, text in enumerate(documents.documents)]
-    parts = []
-    for start in range(0, len(pieces), _DOCUMENTS_A_BATCH):
-        batch = pieces[start : start + _DOCUMENTS_A_BATCH]
-        ids = tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-        parts.append(torch.tensor([token for row in ids for token in row], dtype=torch.int64))
-    return torch.cat(parts)
 
 
 def is_held_out(key: str) -> bool:
@@ -229,59 +178,3 @@ def read_json_rows(file: Path) -> list[dict[str, Any]]:
 
 def _filled(text: str) -> Iterator[str]:
     return (line for line in text.split("\n") if line.strip())
-
-
-@dataclass(frozen=True)
-class HubTable:
-    """Rows on the Hugging Face hub, at a pinned revision."""
-
-    id: str
-    revision: str
-    config: str | None = None
-    """The table's configuration, where it has several."""
-    file: str | None = None
-    """One file of the repository in place of a configuration: a bounded download."""
-
-
-def hub_rows(table: HubTable, split: str, layout: str) -> list[dict[str, Any]]:
-    """The rows of one split.
-
-    Args:
-        table: what to download.
-        split: name of the split; `train[:100]` takes its first rows only.
-        layout: the local files that were looked for before, relative to DRESS_DATA_DIR, for the error.
-
-    Raises:
-        RecipeError: the hub cannot be reached or does not have it; the message names both places.
-    """
-    try:
-        return _download(table, split)
-    # The hub's libraries raise from three unrelated trees, and plain ValueError besides.
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise RecipeError(
-            FIELD,
-            f"no local copy ({layout} under a folder of DRESS_DATA_DIR) and none from the Hugging Face hub "
-            f"({table.id}, {reason}); put the files there, or give this machine access to the hub",
-        ) from error
-
-
-def _download(table: HubTable, split: str) -> list[dict[str, Any]]:
-    """The one place that asks the hub."""
-    import datasets
-    import huggingface_hub
-
-    if not huggingface_hub.is_offline_mode():  # in offline mode the library answers from its cache at once
-        # Without a network the library alone retries for half a minute, file by file; one question tells as much.
-        huggingface_hub.HfApi().dataset_info(table.id, revision=table.revision, timeout=_HUB_PROBE_SECONDS)
-    name = split.partition("[")[0]
-    rows = datasets.load_dataset(
-        table.id,
-        table.config,
-        revision=table.revision,
-        data_files={name: table.file} if table.file else None,
-        split=split,
-        # The repository states the sizes of all its files, not of the one asked for.
-        verification_mode="no_checks" if table.file else None,
-    )
-    return list(rows)

@@ -1,7 +1,8 @@
 """Penn Treebank in Mikolov's form: lower-case sentences, 10,000 words, `<unk>` for the rest and `N` for numbers."""
 
 from workers.contracts.places import Places
-from workers.datasets.dataset import Documents, HubTable, Part, hub_rows, local_files, read_text
+from workers.datasets.dataset import Documents, Part, local_files, read_text
+from workers.datasets.hub import HubTable, hub_rows
 
 _ID = "ptb-text-only/ptb_text_only"
 _REVISION = "refs/convert/parquet"
@@ -22,5 +23,5 @@ def load(part: Part, places: Places, path: str | None = None) -> Documents:
     else:
         split = _SPLITS[part]
         table = HubTable(_ID, _REVISION, file=f"penn_treebank/{split}/0000.parquet")
-        sentences = [row["sentence"] for row in hub_rows(table, split, _FILES[part])]
+        sentences = [row["sentence"] for row in hub_rows(places, table, split, _FILES[part])]
     return Documents(tuple(stripped for line in sentences if (stripped := line.strip())), separator="\n\n")

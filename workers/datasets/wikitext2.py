@@ -1,7 +1,8 @@
 """WikiText-2, raw: Wikipedia articles in WikiText's own spacing, rows joined by blank lines as is usual."""
 
 from workers.contracts.places import Places
-from workers.datasets.dataset import Documents, HubTable, Part, articles, hub_rows, lines, local_files, read_text
+from workers.datasets.dataset import Documents, Part, articles, lines, local_files, read_text
+from workers.datasets.hub import HubTable, hub_rows
 
 _HUB = HubTable("Salesforce/wikitext", "b08601e04326c79dfdd32d625aee71d232d685c3", config="wikitext-2-raw-v1")
 
@@ -25,5 +26,5 @@ def load(part: Part, places: Places, path: str | None = None) -> Documents:
     if files := local_files(places, *_FILES[part]):
         rows = [line if line.strip() else "" for file in files for line in lines(read_text(file))]
     else:
-        rows = [row["text"] for row in hub_rows(_HUB, _SPLITS[part], " or ".join(_FILES[part]))]
+        rows = [row["text"] for row in hub_rows(places, _HUB, _SPLITS[part], " or ".join(_FILES[part]))]
     return articles(rows, separator="\n\n")

@@ -1,15 +1,17 @@
-"""The protocol of a pruning method: prepare the dense model, train it so that parts may go, cut them.
+"""The protocol of a pruning method: prepare, train the dense model so that parts may go, cut them.
 
 The stages `regularize` and `prune` drive it; a method knows its settings, the family and the model, nothing of files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol, cast
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -23,7 +25,21 @@ class Narrowed:
     """A cut model: its config and its tensors."""
 
     config: PreTrainedConfig
-    weights: dict[str, Tensor]
+    weights: Mapping[str, Tensor]
+    """May be made from the model that was cut when they are read: save them before it changes."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What the preparation of a method gets."""
+
+    model: PreTrainedModel
+    """The dense model in float32, left as it is."""
+    sequences: Tensor
+    """Token ids [samples, sequence_length] of the regularize share."""
+    seed: int
+    keeper: Keeper
+    """Where training state is kept."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +48,10 @@ class Regularization:
 
     model: PreTrainedModel
     """The dense model in float32, changed in place."""
+    dense_folder: Path
+    """Where the dense model lies, for a teacher."""
+    prepared: dict[str, Tensor]
+    """What `Method.prepare` returned."""
     sequences: Tensor
     """Token ids [samples, sequence_length]."""
     seed: int
@@ -41,6 +61,8 @@ class Regularization:
     """A checkpoint waits in the keeper: whatever it restores need not be computed."""
     extra: dict[str, Tensor] = field(default_factory=dict)
     """Tensors the method wants to have back on resumption; filled by the method, restored by the keeper."""
+    record: dict[str, Any] = field(default_factory=dict)
+    """Plain values that belong to the stage's result, filled by the method: the data of the paper's Figure 3."""
 
 
 class Method(Protocol):
@@ -54,8 +76,14 @@ class Method(Protocol):
         """
         ...
 
+    def prepare(
+        self, settings: Any, family: ModelFamily, task: Preparation
+    ) -> Generator[Step, None, dict[str, Tensor]]:
+        """Find what the training starts from (axes, orders), yielding steps if that takes training; returns tensors."""
+        ...
+
     def regularize(self, settings: Any, family: ModelFamily, task: Regularization) -> Iterator[Step]:
-        """Prepare the model and train it, in place, yielding steps. The architecture keeps its shapes."""
+        """Train the model, in place, yielding steps. The architecture keeps its shapes."""
         ...
 
     def cut(self, settings: Any, family: ModelFamily, model: PreTrainedModel) -> Narrowed:
@@ -70,3 +98,14 @@ class Method(Protocol):
 def method_of(settings: MethodSettings) -> Method:
     """The method that a recipe names."""
     return cast(Method, import_module(f"workers.pruning.{settings.kind}").METHOD)
+
+
+def nothing_to_prepare() -> Generator[Step, None, dict[str, Tensor]]:
+    """The preparation of a method that needs none."""
+    yield from ()
+    return {}
+
+
+def batches(sequences: Tensor, count: int, size: int = 8) -> Iterator[Tensor]:
+    """The first `count` sequences in batches: [≤size, sequence_length] each."""
+    yield from torch.split(sequences[:count], size)

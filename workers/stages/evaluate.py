@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from workers import checkpoints
+from workers import checkpoints, stored_model
 from workers.contracts.events import Event, Progress
 from workers.contracts.results import Measurement, PerplexityProtocol, Subject
 from workers.datasets.dataset import Documents
@@ -26,11 +26,11 @@ LONGEST_WINDOW = 2048
 def evaluate(bench: Workbench, subject: Subject, folder: Path) -> StageRun:
     """Dense and pruned models are measured alike. Weights are those on disk; see `arithmetic` for the arithmetic."""
     measurement = Measurement(
-        parameters=checkpoints.count_parameters(folder),
-        bytes=checkpoints.stored_bytes(folder),
+        parameters=stored_model.count_parameters(folder),
+        bytes=stored_model.stored_bytes(folder),
         hidden_size=checkpoints.load_config(folder).hidden_size,
         dtype=_name(bench.export_dtype),
-        weights_digest=checkpoints.weights_digest(folder),
+        weights_digest=stored_model.weights_digest(folder),
     )
     if bench.texts:
         model = checkpoints.load_model(folder, bench.export_dtype, bench.device).to(arithmetic(bench)).eval()

@@ -21,6 +21,7 @@ def prune(bench: Workbench, key: str, regularized: Path) -> StageRun:
     settings = bench.recipe.method
     method = method_of(settings)
     model = checkpoints.load_model(regularized, torch.float32, bench.device)
+    trained = _probe(bench, model)
     narrowed = method.cut(settings, bench.family, model)
     folder = bench.new_folder(key)
     checkpoints.save_weights(narrowed.config, narrowed.weights, bench.export_dtype, folder)
@@ -28,15 +29,19 @@ def prune(bench: Workbench, key: str, regularized: Path) -> StageRun:
     method.zero(settings, bench.family, model)
     zeroed = _probe(bench, model)
     del model, narrowed
-    jump = (zeroed - _probe(bench, checkpoints.load_model(folder, torch.float32, bench.device))).abs().max().item()
-    yield Notice(message=f"the cut model's logits differ from the zeroed model's by at most {jump:.3g}")
+    cut = _probe(bench, checkpoints.load_model(folder, torch.float32, bench.device))
+    zeroing, cutting = (trained - zeroed).abs().max().item(), (zeroed - cut).abs().max().item()
+    yield Notice(
+        message=f"zeroing what goes changed the logits by at most {zeroing:.3g}, "
+        f"and cutting the zeros by at most {cutting:.3g}"
+    )
     return Outcome(folder)
 
 
 @torch.no_grad()
 def _probe(bench: Workbench, model: torch.nn.Module) -> torch.Tensor:
     """Logits [1, tokens, vocabulary] on a fixed random sequence, in float32."""
-    length = min(PROBE_TOKENS, bench.recipe.data.sequence_length)
+    length = min(PROBE_TOKENS, bench.sequence_length)
     random = torch.Generator().manual_seed(bench.recipe.seed)
     ids = torch.randint(bench.config.vocab_size, (1, length), generator=random).to(bench.device)
     return model.eval()(input_ids=ids, use_cache=False).logits.float()

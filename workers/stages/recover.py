@@ -5,28 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
-from transformers import PreTrainedModel
+from torch import nn
 
 from workers import checkpoints
+from workers.adapters import with_adapters
 from workers.contracts.training import RecoverInFull, RecoverWithLora
+from workers.objectives import Objective, distillation, language_modelling
 from workers.stages.outcome import Outcome, StageRun, training_events
-from workers.training import language_modelling, train
+from workers.training import train
+from workers.training_checkpoints import TrainingCheckpoints
 from workers.workbench import Workbench
 
 
 def recover(bench: Workbench, key: str, pruned: Path, settings: RecoverWithLora | RecoverInFull) -> StageRun:
     """Leaves the recovered model, of the pruned model's shape."""
     seed = bench.recipe.seed
-    model = checkpoints.load_model(pruned, torch.float32, bench.device)
-    keeper = checkpoints.TrainingCheckpoints(
-        bench.store, key, bench.workspace, bench.recipe.resources.checkpoint_every_steps
-    )
+    model = checkpoints.load_model(pruned, getattr(torch, settings.training.weights), bench.device)
+    keeper = TrainingCheckpoints(bench.store, key, bench.workspace, bench.recipe.resources)
     keeper.found()
-    trained = _with_adapters(model, settings, seed) if isinstance(settings, RecoverWithLora) else model
-    steps = train(
-        trained, bench.recover_sequences, settings.training, language_modelling(trained), seed=seed, keeper=keeper
-    )
+    trained = with_adapters(model, settings, seed) if isinstance(settings, RecoverWithLora) else model
+    objective = _objective(bench, settings, trained)
+    training = settings.training.at_width(bench.config.hidden_size)
+    steps = train(trained, bench.recover_sequences, training, objective, seed=seed, keeper=keeper)
     yield from training_events("recover", steps)
     if isinstance(settings, RecoverWithLora):
         model = trained.merge_and_unload()
@@ -36,14 +36,10 @@ def recover(bench: Workbench, key: str, pruned: Path, settings: RecoverWithLora 
     return Outcome(folder)
 
 
-def _with_adapters(model: PreTrainedModel, settings: RecoverWithLora, seed: int) -> PreTrainedModel:
-    """The model frozen, with a trainable adapter on every linear layer of its blocks (the head stays as it is)."""
-    torch.manual_seed(seed)
-    adapters = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(model, adapters)
+def _objective(bench: Workbench, settings: RecoverWithLora | RecoverInFull, model: nn.Module) -> Objective:
+    """Cross-entropy, mixed with the divergence to the dense model if the recipe asks for it."""
+    chunk = settings.training.loss_chunk_tokens
+    if settings.distillation == 0:
+        return language_modelling(model, chunk_tokens=chunk)
+    teacher = checkpoints.load_teacher(bench.dense_folder, bench.device)
+    return distillation(model, teacher, settings.distillation, chunk_tokens=chunk)

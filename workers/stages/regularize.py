@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import torch
 
 from workers import checkpoints
 from workers.pruning.method import Regularization, method_of
+from workers.stages.basis import load_basis
 from workers.stages.outcome import Outcome, StageRun, training_events
+from workers.training_checkpoints import TrainingCheckpoints
 from workers.workbench import Workbench
 
+RECORD = "preserved_ratios.json"
+"""The data of the paper's Figure 3, beside the weights."""
 
-def regularize(bench: Workbench, key: str) -> StageRun:
+
+def regularize(bench: Workbench, key: str, prepared: Path | None) -> StageRun:
     """Leaves the regularized model in its full width."""
     recipe = bench.recipe
     method = method_of(recipe.method)
-    sequences = bench.regularize_sequences
-    model = checkpoints.load_model(bench.dense_folder, torch.float32, bench.device)
-    keeper = checkpoints.TrainingCheckpoints(bench.store, key, bench.workspace, recipe.resources.checkpoint_every_steps)
+    held = recipe.method.training.weights if recipe.method.kind == "dress" else "float32"
+    model = checkpoints.load_model(bench.dense_folder, getattr(torch, held), bench.device)
+    keeper = TrainingCheckpoints(bench.store, key, bench.workspace, recipe.resources)
     resumed = keeper.found() is not None
-    task = Regularization(model, sequences, recipe.seed, keeper, resumed, keeper.extra)
+    task = Regularization(
+        model=model,
+        dense_folder=bench.dense_folder,
+        prepared=load_basis(prepared),
+        sequences=bench.regularize_sequences,
+        seed=recipe.seed,
+        keeper=keeper,
+        resumed=resumed,
+        extra=keeper.extra,
+    )
     yield from training_events("regularize", method.regularize(recipe.method, bench.family, task))
     folder = bench.new_folder(key)
     checkpoints.save_weights(model.config, checkpoints.weights_of(model), bench.export_dtype, folder)
     checkpoints.copy_companions(bench.dense_folder, folder)
+    if task.record:
+        (folder / RECORD).write_text(json.dumps(task.record))
     return Outcome(folder)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from workers.contracts import recipe as contract
+from workers.contracts.base import field_path
 from workers.contracts.methods import PRESETS, DressSettings
 from workers.contracts.recipe import DataSettings, Recipe, parse_yaml
 
@@ -38,8 +39,8 @@ def test_the_documented_form_is_accepted_and_survives_json() -> None:
 
 def test_a_preset_fills_in_and_is_overruled() -> None:
     paper = DressSettings.model_validate({"preset": "paper", "ratio": 0.25, "solver": "anneal"})
-    assert (paper.basis, paper.solver, paper.exact_norms) == ("channels", "anneal", False)
-    assert DressSettings.model_validate({"ratio": 0.25}).basis == "principal"
+    assert (paper.basis, paper.solver, paper.channels) == ("channels", "anneal", "last")
+    assert DressSettings.model_validate({"ratio": 0.25}).basis == "auto"
     assert set(PRESETS) == {"recommended", "paper"}
 
 
@@ -53,12 +54,14 @@ def test_numbers_may_be_written_without_a_point() -> None:
         ({"surprise": 1}, "surprise", "Extra inputs"),
         ({"model": {}}, "model.source", "required"),
         ({"method": {"kind": "dress", "ratio": 0.0}}, "method.ratio", "greater than 0"),
-        ({"method": {"kind": "dress", "ratio": 1.0}}, "method.ratio", "less than 1"),
+        ({"method": {"kind": "dress", "ratio": 1.0}}, "method.ratio", "less than or equal to 0.9"),
         ({"method": {"kind": "dress", "ratio": "0.25"}}, "method.ratio", "valid number"),
-        ({"method": {"kind": "magic", "ratio": 0.25}}, "method.kind", "'dress'"),
+        ({"method": {"kind": "magic", "ratio": 0.25}}, "method", "'dress'"),
         ({"data": {"name": "text"}}, "data", "needs the path"),
         ({"data": {"name": "ptb", "path": "/a"}}, "data", "needs the path"),
-        ({"data": {"split": "0:1"}}, "data", "no sample"),
+        ({"data": {"split": "0:1"}}, "", "data.split leaves the regularize stage no sample"),
+        ({"data": {"split": "0:0"}}, "data", "split: 0:0"),
+        ({"data": {"sampling": "twice"}}, "data.sampling", "'overlapping'"),
         ({"data": {"split": "1:0"}}, "", "recover.kind to none"),
         ({"recover": {"kind": "prayer"}}, "recover", "'lora'"),
         ({"evaluate": {"perplexity": ["ptb", "ptb"]}}, "evaluate.perplexity", "label"),
@@ -71,7 +74,7 @@ def test_faults_are_named(sections: dict[str, Any], field: str, words: str) -> N
     with pytest.raises(ValidationError) as refused:
         Recipe.model_validate(with_changes(**sections))
     (fault,) = refused.value.errors()
-    assert ".".join(str(part) for part in fault["loc"]) == field
+    assert field_path(with_changes(**sections), fault["loc"]) == field
     assert words in fault["msg"]
 
 
@@ -84,6 +87,26 @@ def test_the_split_shares_out_every_sample(samples: int, first: int, second: int
         return
     assert settings.regularize_samples + settings.recover_samples == samples
     assert abs(settings.regularize_samples - samples * first / (first + second)) <= 0.5
+
+
+def test_all_samples_may_go_to_one_stage_if_the_other_trains_nothing() -> None:
+    after = Recipe.model_validate(
+        with_changes(method={"kind": "dress", "ratio": 0.25, "solver": "none"}, data={"split": "0:1"})
+    )
+    assert (after.data.regularize_samples, after.data.recover_samples) == (0, 1000)
+    dense = Recipe.model_validate(with_changes(method={"kind": "dense"}, data={"split": "0:1"}))
+    assert not dense.method.trains
+    before = Recipe.model_validate(with_changes(recover={"kind": "none"}, data={"split": "1:0"}))
+    assert (before.data.regularize_samples, before.data.recover_samples) == (1000, 0)
+
+
+@given(length=st.none() | st.integers(8, 4096), context=st.none() | st.integers(8, 1_048_576))
+def test_a_length_left_out_suits_the_model(length: int | None, context: int | None) -> None:
+    resolved = DataSettings(sequence_length=length).resolved_sequence_length(context)
+    if length is not None:
+        assert resolved == length
+    else:
+        assert resolved == (2048 if context is None or context > 2048 else context)
 
 
 def test_every_field_says_what_it_means() -> None:

@@ -44,7 +44,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(table, split):
         raise AssertionError(f"the hub was asked for {table.id}")
 
-    monkeypatch.setattr("workers.datasets.dataset._download", refuse)
+    monkeypatch.setattr("workers.datasets.hub._download", refuse)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def hub(monkeypatch: pytest.MonkeyPatch):
             asked.append((table, split))
             return list(rows)
 
-        monkeypatch.setattr("workers.datasets.dataset._download", download)
+        monkeypatch.setattr("workers.datasets.hub._download", download)
         return asked
 
     return answering

@@ -11,7 +11,7 @@ import torch
 
 from workers.contracts.places import Places
 from workers.contracts.recipe import DATASETS, FamilyName
-from workers.datasets import dataset
+from workers.datasets import dataset, hub, sampling
 from workers.datasets.dataset import Documents
 from workers.errors import RecipeError
 
@@ -23,7 +23,7 @@ def modules(package: str, *shared: str) -> set[str]:
 
 
 def test_the_menu_of_corpora_is_the_folder():
-    assert set(DATASETS) == modules("datasets", "dataset")
+    assert set(DATASETS) == modules("datasets", "dataset", "hub", "sampling")
 
 
 def test_the_menu_of_families_is_the_folder():
@@ -67,36 +67,36 @@ class TestDraw:
     def test_windows_are_disjoint_pieces_of_the_joined_text(self, tokenizer):
         whole = tokenizer(self.corpus.text, add_special_tokens=False)["input_ids"]
         windows = {tuple(whole[start : start + 7]) for start in range(0, len(whole) - 6, 7)}
-        drawn = dataset.draw(self.corpus, tokenizer, samples=len(windows), sequence_length=7, seed=3)
+        drawn = sampling.draw(self.corpus, tokenizer, samples=len(windows), sequence_length=7, seed=3)
         assert drawn.dtype == torch.int64
         assert drawn.shape == (len(windows), 7)
         assert {tuple(row) for row in drawn.tolist()} == windows
 
     def test_the_seed_alone_decides(self, tokenizer):
-        first, again = (dataset.draw(self.corpus, tokenizer, 10, 8, seed=1) for _ in range(2))
-        other = dataset.draw(self.corpus, tokenizer, 10, 8, seed=2)
+        first, again = (sampling.draw(self.corpus, tokenizer, 10, 8, seed=1) for _ in range(2))
+        other = sampling.draw(self.corpus, tokenizer, 10, 8, seed=2)
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
 
     def test_the_global_generator_is_left_alone(self, tokenizer):
         before = torch.get_rng_state()
-        dataset.draw(self.corpus, tokenizer, 4, 8, seed=1)
+        sampling.draw(self.corpus, tokenizer, 4, 8, seed=1)
         assert torch.equal(before, torch.get_rng_state())
 
     def test_batches_do_not_show(self, tokenizer, monkeypatch):
-        whole = dataset.draw(self.corpus, tokenizer, 10, 8, seed=1)
-        monkeypatch.setattr(dataset, "_DOCUMENTS_A_BATCH", 3)
-        assert torch.equal(whole, dataset.draw(self.corpus, tokenizer, 10, 8, seed=1))
+        whole = sampling.draw(self.corpus, tokenizer, 10, 8, seed=1)
+        monkeypatch.setattr(sampling, "_DOCUMENTS_A_BATCH", 3)
+        assert torch.equal(whole, sampling.draw(self.corpus, tokenizer, 10, 8, seed=1))
 
     def test_fewer_windows_than_samples_name_both_counts(self, tokenizer):
         with pytest.raises(RecipeError, match="asked for 1000, the corpus gives 27 sequences of 8 tokens") as caught:
-            dataset.draw(self.corpus, tokenizer, 1000, 8, seed=0)
+            sampling.draw(self.corpus, tokenizer, 1000, 8, seed=0)
         assert caught.value.field == "data.samples"
 
     def test_nothing_left_to_train_on_says_why(self, tokenizer):
         nothing = dataset.without(self.corpus, [self.corpus])
         with pytest.raises(RecipeError, match="no training document is left.*another text"):
-            dataset.draw(nothing, tokenizer, 1, 8, seed=0)
+            sampling.draw(nothing, tokenizer, 1, 8, seed=0)
 
 
 class TestLocalFiles:
@@ -141,7 +141,7 @@ def test_neither_here_nor_on_the_hub_names_both(name, part, monkeypatch):
     def unreachable(table, split):
         raise OSError("Name or service not known\nand more")
 
-    monkeypatch.setattr(dataset, "_download", unreachable)
+    monkeypatch.setattr(hub, "_download", unreachable)
     with pytest.raises(RecipeError) as caught:
         dataset.load(name, part, Places())
     assert "DRESS_DATA_DIR" in caught.value.detail
@@ -154,8 +154,8 @@ def test_an_unreachable_hub_fails_within_seconds(monkeypatch):
     """For real: no stand-in for the library, only a hub's address where nobody listens."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.hf_api.ENDPOINT", "http://127.0.0.1:9", raising=False)
-    table = dataset.HubTable("nobody/nothing", "0" * 40)
+    table = hub.HubTable("nobody/nothing", "0" * 40)
     began = time.monotonic()
     with pytest.raises(RecipeError, match=r"DRESS_DATA_DIR.*nobody/nothing"):
-        dataset.hub_rows(table, "train", "nothing/nothing.txt")
+        hub.hub_rows(Places(), table, "train", "nothing/nothing.txt")
     assert time.monotonic() - began < 30

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
 from workers.contracts.places import Places
-from workers.datasets import dataset, text
+from workers.datasets import dataset, sampling, text
 from workers.errors import RecipeError
 
 
@@ -26,7 +26,7 @@ def test_training_on_what_is_evaluated_leaves_nothing(write, places, tokenizer):
     file = str(write("a.txt", "One.\n\nTwo.\n"))
     train, held = (dataset.load("text", part, places, file) for part in ("train", "evaluation"))
     with pytest.raises(RecipeError, match="no training document is left"):
-        dataset.draw(dataset.without(train, [held]), tokenizer, 1, 8, seed=0)
+        sampling.draw(dataset.without(train, [held]), tokenizer, 1, 8, seed=0)
 
 
 def test_two_files_that_share_a_paragraph(write, places):

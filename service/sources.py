@@ -1,0 +1,130 @@
+"""What this machine can tell of a recipe's model and texts, without torch, without the hub, and without running."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+from service.errors import InvalidRecipe
+from service.screening import blaming
+from service.settings import Settings
+from workers import forecast, plan, stored_model
+from workers.contracts.places import Places
+from workers.contracts.recipe import LONGEST_SEQUENCE, Recipe
+from workers.datasets import dataset
+from workers.datasets.dataset import Documents, Part
+from workers.errors import RecipeError
+from workers.needs import GIB
+
+BYTES_A_TOKEN = 4
+"""Of English text under the usual tokenizers, about; plans do not tokenize."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What there is to know of a recipe before it runs."""
+
+    sources: plan.Sources
+    folder: Path | None
+    """The model's folder; none for a hub model."""
+    sizes: forecast.Sizes | None
+    sequence_length: int
+    """Tokens of a training sequence; as for a model of a long context, where the context is not known."""
+    measured_tokens: int | None
+    """Tokens on which perplexity is measured, about."""
+    notes: list[str] = field(default_factory=list)
+    """What could not be found out, and why."""
+
+
+def look(recipe: Recipe, settings: Settings) -> Seen:
+    """Look at the sources of a recipe that was screened. What is not on this machine is noted, not refused.
+
+    Raises:
+        InvalidRecipe: a source that is here cannot be used.
+    """
+    notes: list[str] = []
+    places = settings.places().model_copy(update={"ask_hub": False})
+    with blaming():
+        folder = places.model_folder(recipe.model.source, recipe.model.revision)
+        config = None if folder is None else stored_model.plain_config(folder)
+        context = getattr(config, "max_position_embeddings", None)
+        sequence_length = recipe.data.resolved_sequence_length(context)
+        sizes, digest = _model(recipe, folder, settings, notes)
+        texts, training = _texts(recipe, places, notes)
+    sources = plan.Sources(
+        model=digest,
+        training_text=None if training is None else training.sha256,
+        texts={key: None if text is None else text.sha256 for key, text in texts.items()},
+        code=_code(notes),
+        machine=None,  # a benchmark's key names the machine that will run it
+        sequence_length=None if config is None else sequence_length,
+    )
+    return Seen(sources, folder, sizes, sequence_length, _measured_tokens(recipe, texts, context), notes)
+
+
+def _model(
+    recipe: Recipe, folder: Path | None, settings: Settings, notes: list[str]
+) -> tuple[forecast.Sizes | None, str | None]:
+    """The model's sizes and digest."""
+    if folder is None:
+        notes.append(f"model: {recipe.model.source} is a model of the hub, which only the worker asks")
+        return None, None
+    sizes = None
+    try:
+        sizes = forecast.sizes_of(recipe, folder)
+    except LookupError as error:
+        notes.append(f"model: its sizes are not known, for it lacks the tensor {error} of its architecture")
+    size_gib = stored_model.stored_bytes(folder) / GIB
+    if size_gib > settings.plan_digest_gib:
+        notes.append(f"model: {size_gib:.1f} GiB are not read for a plan (DRESS_PLAN_DIGEST_GIB)")
+        return sizes, None
+    return sizes, plan.model_digest(folder, stored_model.stored_dtype(folder, recipe.model.dtype))
+
+
+def _texts(recipe: Recipe, places: Places, notes: list[str]) -> tuple[dict[str, Documents | None], Documents | None]:
+    """The evaluation texts by key, and the training text without their documents."""
+    texts = {
+        text.key: _text(text.name, "evaluation", places, text.path, f"evaluate.perplexity.{index}", notes)
+        for index, text in enumerate(recipe.evaluate.perplexity)
+    }
+    training = _text(recipe.data.name, "train", places, recipe.data.path, "data.name", notes)
+    held_out = [text for text in texts.values() if text is not None]
+    if training is None or len(held_out) < len(texts):
+        return texts, None
+    return texts, dataset.without(training, held_out)
+
+
+def _text(name: str, part: Part, places: Places, path: str | None, field: str, notes: list[str]) -> Documents | None:
+    try:
+        return dataset.load(name, part, places, path, field)
+    except RecipeError as error:
+        if path is not None:
+            raise InvalidRecipe.of(error) from error
+        notes.append(f"{error.field}: {name} is not on this machine: {error.detail}")
+        return None
+
+
+def _code(notes: list[str]) -> str | None:
+    try:
+        return plan.code_digest()
+    except PackageNotFoundError as error:
+        notes.append(f"code: {error.name} is not installed where this was planned, so no stage's key is known")
+        return None
+
+
+def _measured_tokens(recipe: Recipe, texts: dict[str, Documents | None], context: int | None) -> int | None:
+    """Windows times their length; None if a text's length is neither known nor bounded."""
+    settings = recipe.evaluate
+    length = settings.sequence_length or min(LONGEST_SEQUENCE, context or LONGEST_SEQUENCE)
+    windows = list(_windows(texts, length, settings.windows))
+    known = [count for count in windows if count is not None]
+    return length * sum(known) if len(known) == len(windows) else None
+
+
+def _windows(texts: dict[str, Documents | None], length: int, most: int | None) -> Iterator[int | None]:
+    for text in texts.values():
+        if text is None:
+            yield most
+        else:
+            there = max(1, len(text.text.encode()) // BYTES_A_TOKEN // length)
+            yield there if most is None else min(there, most)

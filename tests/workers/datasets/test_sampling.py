@@ -1,0 +1,48 @@
+"""Overlapping sequences: any number from a small corpus, each a piece of it, none drawn twice."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import sentences
+from workers.datasets import sampling
+from workers.datasets.dataset import Documents
+from workers.errors import RecipeError
+
+CORPUS = Documents(tuple(sentences(3, seed=5).split("\n\n")), "\n\n")
+
+
+class Letters:
+    """A tokenizer with a token a byte."""
+
+    def __call__(self, texts: list[str], **_: object) -> dict[str, list[list[int]]]:
+        return {"input_ids": [list(text.encode()) for text in texts]}
+
+
+@given(samples=st.integers(1, 60), length=st.integers(8, 64), seed=st.integers(0, 2**32))
+def test_each_is_a_piece_of_the_corpus_and_none_comes_twice(samples: int, length: int, seed: int) -> None:
+    drawn = sampling.draw_overlapping(CORPUS, Letters(), samples, length, seed)
+    assert drawn.shape == (samples, length) and drawn.dtype == torch.int64
+    text = CORPUS.text.encode()
+    assert all(bytes(row) in text for row in drawn.tolist())
+    assert torch.equal(drawn, sampling.draw_overlapping(CORPUS, Letters(), samples, length, seed))
+
+
+def test_more_than_the_corpus_cut_into_pieces_would_give() -> None:
+    tokens = len(CORPUS.text.encode())
+    most = tokens - 32 + 1
+    drawn = sampling.draw_overlapping(CORPUS, Letters(), most, 32, seed=0)
+    text = CORPUS.text.encode()
+    assert sorted(map(bytes, drawn.tolist())) == sorted(text[start : start + 32] for start in range(most))
+    with pytest.raises(RecipeError, match=f"data.samples: asked for {most + 1}, the corpus has {tokens} tokens"):
+        sampling.draw_overlapping(CORPUS, Letters(), most + 1, 32, seed=0)
+    with pytest.raises(RecipeError, match="set data.sampling to overlapping"):
+        sampling.draw(CORPUS, Letters(), most, 32, seed=0)
+
+
+def test_a_corpus_without_text_is_named() -> None:
+    with pytest.raises(RecipeError, match="no training document is left"):
+        sampling.draw_overlapping(Documents((" ",), "\n"), Letters(), 1, 8, seed=0)

@@ -1,0 +1,94 @@
+"""Sizes and efforts told beforehand: the true parameter count, and arithmetic that grows as it should."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import changed
+from tests.stored import SMALL_LLAMA, llama_shapes, write_model
+from workers import forecast
+from workers.contracts.recipe import Recipe
+from workers.forecast import Size, effort_of, sizes_of
+from workers.plan import PlannedStage
+from workers.pruning import dress
+from workers.stages import benchmark, prune
+
+RECIPE = Recipe.model_validate({"model": {"source": "some/model"}, "method": {"kind": "dress", "ratio": 0.25}})
+SIZES = {"dense": Size(1000, 40), "pruned": Size(750, 30), "recovered": Size(750, 30)}
+LENGTH = 16
+
+
+def operations(recipe: Recipe, name: str, measured_tokens: int = 0, sizes: dict = SIZES) -> float:
+    subject = "dense" if name == "evaluate" else None
+    return effort_of(PlannedStage(name, None, subject), recipe, sizes, LENGTH, measured_tokens).operations
+
+
+def test_the_constants_are_those_of_the_stages() -> None:
+    assert forecast.CALIBRATION_SEQUENCES == dress.CALIBRATION_SEQUENCES
+    assert forecast.PROBE_TOKENS == prune.PROBE_TOKENS
+    for kind, form in (("cuda", benchmark.ON_GPU), ("cpu", benchmark.ON_CPU)):
+        assert forecast.GENERATION[kind] == (form["batch_size"], form["new_tokens"], form["rounds"] + 1)
+
+
+def test_a_tied_head_is_counted_when_the_rotation_unties_it(tmp_path: Path) -> None:
+    """The conformance suite compares with models that were cut; this is the sum by hand."""
+    folder = write_model(tmp_path / "tied", {**SMALL_LLAMA, "tie_word_embeddings": True})
+    dense = sizes_of(RECIPE, folder)["dense"].parameters
+    head = SMALL_LLAMA["vocab_size"] * 48
+    rotated = sizes_of(RECIPE, folder)["pruned"]
+    plain = sizes_of(changed(RECIPE, method={"kind": "dress", "preset": "paper", "ratio": 0.25}), folder)["pruned"]
+    assert rotated == Size(dense * 3 // 4 + head, 48)
+    assert plain == Size(dense * 3 // 4, 48)
+
+
+def test_a_tied_head_stored_twice_counts_once(tmp_path: Path) -> None:
+    config = {**SMALL_LLAMA, "tie_word_embeddings": True}
+    once = sizes_of(RECIPE, write_model(tmp_path / "once", config))
+    assert sizes_of(RECIPE, write_model(tmp_path / "twice", config, llama_shapes(SMALL_LLAMA))) == once
+
+
+def test_a_bare_decoder_and_the_dense_control(tmp_path: Path) -> None:
+    shapes = {name.removeprefix("model."): shape for name, shape in llama_shapes(SMALL_LLAMA).items()}
+    whole = sizes_of(RECIPE, write_model(tmp_path / "whole"))
+    assert sizes_of(RECIPE, write_model(tmp_path / "bare", shapes=shapes)) == whole
+    control = sizes_of(changed(RECIPE, method={"kind": "dense"}), tmp_path / "whole")
+    assert control["pruned"] == control["recovered"] == whole["dense"]
+    assert "recovered" not in sizes_of(changed(RECIPE, recover={"kind": "none"}), tmp_path / "whole")
+
+
+def test_foreign_tensor_names_are_told(tmp_path: Path) -> None:
+    with pytest.raises(LookupError, match="embed_tokens"):
+        sizes_of(RECIPE, write_model(tmp_path / "foreign", shapes={"w": (2,)}))
+
+
+def test_training_costs_what_the_rule_says() -> None:
+    plain = changed(RECIPE, method__distillation=0.0)
+    tokens = 750 * LENGTH
+    assert operations(plain, "regularize") == 6 * 1000 * tokens
+    assert operations(RECIPE, "regularize") == (6 + 2) * 1000 * tokens
+    assert operations(changed(plain, method__training__epochs=2), "regularize") == 2 * 6 * 1000 * tokens
+    checkpointed = changed(plain, method__training__activation_checkpointing=True)
+    assert operations(checkpointed, "regularize") == (6 + 2) * 1000 * tokens
+    assert operations(RECIPE, "recover") == 4 * 750 * 250 * LENGTH
+    assert operations(changed(RECIPE, recover={"kind": "full"}), "recover") == 6 * 750 * 250 * LENGTH
+    assert operations(changed(plain, method__solver="none"), "regularize") == 0
+
+
+def test_looking_costs_what_the_rule_says() -> None:
+    assert operations(RECIPE, "evaluate", measured_tokens=320) == 2 * 1000 * 320
+    assert operations(RECIPE, "evaluate") == 0
+    looked = 128 * LENGTH
+    only_looks = changed(RECIPE, method__sensitivity=0.0, method__refinement=0.0)
+    assert operations(only_looks, "basis") == 2 * 1000 * looked
+    assert operations(changed(only_looks, method__sensitivity=0.5), "basis") == 6 * 1000 * looked
+    refined = operations(changed(only_looks, method__refinement=0.5), "basis") - operations(only_looks, "basis")
+    assert refined == 6 * 1000 * 375 * LENGTH
+    assert operations(RECIPE, "benchmark") == 2 * (1000 + 750 + 750) * 8 * 32 * 6
+
+
+def test_every_stage_moves_the_weights() -> None:
+    for name in ("evaluate", "basis", "regularize", "prune", "recover", "benchmark"):
+        subject = "dense" if name == "evaluate" else None
+        assert effort_of(PlannedStage(name, None, subject), RECIPE, SIZES, LENGTH, 10).moved_bytes >= 4 * 750

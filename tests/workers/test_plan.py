@@ -1,0 +1,145 @@
+"""Keys: they change with what decides a stage's result and with nothing else, and need no torch to be known."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import changed
+from workers import plan
+from workers.contracts.recipe import Recipe
+from workers.plan import PlannedStage, Sources, stages_of
+
+ROOT = Path(plan.__file__).parents[1]
+SOURCES = Sources("model", "training", {"valid": "text"}, "code", "machine")
+RECIPE = Recipe.model_validate(
+    {
+        "model": {"source": "some/model"},
+        "method": {"kind": "dress", "ratio": 0.25, "training": {"batch_size": 4}},
+        "data": {"name": "text", "path": "/some/text", "samples": 64, "sequence_length": 32},
+        "recover": {"kind": "lora", "rank": 2, "training": {"batch_size": 4}},
+        "evaluate": {"perplexity": [{"name": "text", "path": "/another", "label": "valid"}], "speed": True},
+    }
+)
+DENSE, BASIS, REGULARIZE, PRUNE, PRUNED, RECOVER, RECOVERED, BENCHMARK = range(8)
+NAMES = [
+    *(("evaluate", "dense"), ("basis", None), ("regularize", None), ("prune", None), ("evaluate", "pruned")),
+    *(("recover", None), ("evaluate", "recovered"), ("benchmark", None)),
+]
+ALL = set(range(8))
+AFTER_BASIS = ALL - {DENSE, BASIS}
+
+
+def keys(recipe: Recipe = RECIPE, sources: Sources = SOURCES) -> list[str | None]:
+    return [stage.key for stage in stages_of(recipe, sources)]
+
+
+def differing(recipe: Recipe = RECIPE, sources: Sources = SOURCES) -> set[int]:
+    """The stages whose keys differ from those of the plain recipe."""
+    return {place for place, (one, other) in enumerate(zip(keys(), keys(recipe, sources), strict=True)) if one != other}
+
+
+def test_the_stages_stand_in_order_and_no_two_share_a_key() -> None:
+    assert [(stage.name, stage.subject) for stage in stages_of(RECIPE, SOURCES)] == NAMES
+    assert len(set(keys())) == len(NAMES) and all(len(key or "") == 64 for key in keys())
+
+
+def test_stages_that_nobody_asked_for_are_not_planned() -> None:
+    plain = changed(RECIPE, recover={"kind": "none"}, evaluate__speed=False)
+    assert [(stage.name, stage.subject) for stage in stages_of(plain, SOURCES)] == NAMES[:5]
+    as_they_stand = changed(plain, method={"kind": "dress", "preset": "paper", "ratio": 0.25})
+    assert [stage.name for stage in stages_of(as_they_stand, SOURCES)] == [
+        "evaluate",
+        "regularize",
+        "prune",
+        "evaluate",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"recover__rank": 4}, {RECOVER, RECOVERED, BENCHMARK}),
+        ({"method__ratio": 0.5}, ALL - {DENSE}),
+        ({"method__training__learning_rate": 1e-4}, AFTER_BASIS),
+        ({"method__sensitivity": 0.0}, ALL - {DENSE}),
+        ({"data__samples": 32}, ALL - {DENSE}),
+        ({"seed": 1}, ALL - {DENSE}),
+        ({"evaluate__windows": 3}, {DENSE, PRUNED, RECOVERED}),
+        ({"resources__cpus": 2}, {BENCHMARK}),
+        ({"resources__gpus": 1}, ALL),
+        ({"resources__checkpoint_every_steps": 1}, set()),
+        ({"data__path": "/elsewhere"}, set()),
+        ({"evaluate__perplexity": [{"name": "text", "path": "/moved", "label": "valid"}]}, set()),
+        ({"model__source": "the/same/elsewhere"}, set()),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_a_key_changes_with_what_decides_the_result(changes: dict[str, object], wanted: set[int]) -> None:
+    assert differing(changed(RECIPE, **changes)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("source", "value", "wanted"),
+    [
+        ("model", "another", ALL),
+        ("training_text", "another", ALL - {DENSE}),
+        ("texts", {"valid": "another"}, {DENSE, PRUNED, RECOVERED}),
+        ("code", "another", ALL),
+        ("machine", "another", {BENCHMARK}),
+    ],
+)
+def test_a_key_changes_with_its_sources_and_is_unknown_without_them(
+    source: str, value: object, wanted: set[int]
+) -> None:
+    assert differing(sources=replace(SOURCES, **{source: value})) == wanted
+    absent = {"valid": None} if source == "texts" else None
+    unknown = {place for place, key in enumerate(keys(sources=replace(SOURCES, **{source: absent}))) if key is None}
+    assert unknown == wanted
+
+
+def test_a_length_left_to_the_model_counts_as_the_models() -> None:
+    left = changed(RECIPE, data__sequence_length=None)
+    assert differing(left, replace(SOURCES, sequence_length=32)) == set()
+    assert differing(left, replace(SOURCES, sequence_length=16)) == ALL - {DENSE}
+
+
+def test_an_elastic_run_serves_every_ratio() -> None:
+    def planned(ratio: float) -> list[PlannedStage]:
+        return stages_of(changed(RECIPE, method__solver="elastic", method__ratio=ratio), SOURCES)
+
+    shared = [one.name for one, other in zip(planned(0.3), planned(0.5), strict=True) if one.key == other.key]
+    assert shared == ["evaluate", "basis", "regularize"]
+
+
+def test_what_does_not_decide_is_there() -> None:
+    """A name that is no longer there would hide that its successor counts."""
+    package = Path(plan.__file__).parent
+    assert [name for name in (*plan.NOT_DECIDING, *plan.DECIDING_CONTRACTS) if not (package / name).exists()] == []
+
+
+def test_planning_loads_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "from workers import forecast, plan, stored_model\n"
+        "from workers.contracts.recipe import FAMILIES, DATASETS\n"
+        "from workers.datasets import dataset\n"
+        "from workers.models.family import family_named\n"
+        "from importlib import import_module\n"
+        "plan.code_digest(), [family_named(name) for name in FAMILIES]\n"
+        "[import_module(f'workers.datasets.{name}') for name in DATASETS]\n"
+        "print(*sorted({'torch', 'transformers', 'ray', 'peft', 'datasets'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
+
+
+def test_a_length_left_out_is_keyed_as_the_models_own() -> None:
+    left_out = changed(RECIPE, data__sequence_length=None)
+    of_the_model = replace(SOURCES, sequence_length=64)
+    assert keys(left_out, of_the_model) == keys(changed(RECIPE, data__sequence_length=64))
+    assert keys(left_out, of_the_model) != keys(left_out, replace(SOURCES, sequence_length=32))

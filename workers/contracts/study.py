@@ -1,0 +1,267 @@
+"""A study: one file that holds a whole table of experiments. It expands into named recipes, and adds the controls."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field, JsonValue, ValidationError, model_validator
+from yaml import YAMLError
+
+from workers.contracts.base import Contract, field_path
+from workers.contracts.controls import controls_of
+from workers.contracts.recipe import Recipe, parse_yaml
+from workers.errors import RecipeError
+
+MOST_ROWS = 500
+"""Rows a study may have, controls not counted: more is a slip in the grid."""
+
+LONGEST_SLUG = 63
+"""Characters of a label's value, and of a folder's name."""
+
+FIELD_PATH = r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*$"
+
+FieldPath = Annotated[str, Field(pattern=FIELD_PATH, examples=["method.ratio"])]
+"""A field of the recipe, such as `method.training.learning_rate`."""
+
+
+class Variation(Contract):
+    """A row of the table: a name, and where its recipe differs from the base."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    """What the row is called in the table."""
+    change: dict[FieldPath, JsonValue] = {}
+    """New values by field: `{method.ratio: 0.3, recover: {kind: none}}`. A value takes the place of the whole field."""
+
+
+class Study(Contract):
+    """A table of experiments. `rows` names them one by one, `grid` multiplies values, both together cross."""
+
+    title: Annotated[str, Field(min_length=1, max_length=200)]
+    """What the table is called."""
+    about: Annotated[str, Field(min_length=1, max_length=2000)]
+    """One sentence: which table or figure this is, and what varies."""
+    base: dict[str, Any]
+    """The recipe that every row starts from. What each row changes anyway may be left out."""
+    rows: Annotated[list[Variation], Field(max_length=MOST_ROWS)] = []
+    """The rows, in the order of the table."""
+    grid: dict[FieldPath, Annotated[list[JsonValue], Field(min_length=1)]] = {}
+    """Values by field; every combination is a row, the first field changing slowest. Names are made from the values.
+    With `rows`, every row is run at every point of the grid."""
+    controls: bool = True
+    """Add what an honest comparison needs: the dense model fine-tuned on the same data, and the model cut first, with
+    and without rotation, and then trained on it. One set for each model, data, ratio, seed and way of training."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Study:
+        if not self.rows and not self.grid:
+            raise ValueError("a study needs rows, a grid, or both")
+        count = (len(self.rows) or 1) * math.prod(len(values) for values in self.grid.values())
+        if count > MOST_ROWS:
+            raise ValueError(f"rows and grid make {count} rows; at most {MOST_ROWS} are run in one study")
+        if twice := _repeated(row.name for row in self.rows):
+            raise ValueError(f"rows: two are called {twice!r}; give each a name of its own")
+        for field, values in self.grid.items():
+            if twice := _repeated(json.dumps(value, sort_keys=True) for value in values):
+                raise ValueError(f"grid.{field}: {twice} stands there twice")
+            if any(field in row.change for row in self.rows):
+                raise ValueError(f"grid.{field}: a row changes it too; only one of the two can win")
+        return self
+
+    @property
+    def slug(self) -> str:
+        """The title in a form that labels and folders allow."""
+        return slug(self.title)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table, ready to run."""
+
+    name: str
+    slug: str
+    """The name in a form that labels and folders allow; no two rows share it."""
+    recipe: Recipe
+    is_control: bool = False
+
+
+def is_study(plain: object) -> bool:
+    """Whether a YAML document is a study; else it is meant as a recipe."""
+    return isinstance(plain, dict) and "base" in plain
+
+
+def expand(study: Study) -> list[Row]:
+    """The study's rows in the order of the table, then its controls.
+
+    Raises:
+        RecipeError: a row's recipe is invalid or equals another's; names the field and the row.
+    """
+    wanted = [(name, _recipe(study.base, change, name)) for name, change in _variations(study)]
+    seen: dict[str, str] = {}
+    for name, recipe in wanted:
+        asked = recipe.model_dump_json()
+        if asked in seen:
+            message = f"{seen[asked]!r} and {name!r} ask for the same; what tells them apart has no effect"
+            raise RecipeError("rows", message)
+        seen[asked] = name
+    added: list[tuple[str, Recipe]] = []
+    if study.controls:
+        added = [pair for pair in _controls([recipe for _, recipe in wanted]) if pair[1].model_dump_json() not in seen]
+    names = _distinct([name for name, _ in (*wanted, *added)], " ({})")
+    slugs = _distinct([slug(name) for name in names], "-{}")
+    recipes = [recipe for _, recipe in (*wanted, *added)]
+    return [
+        Row(name, short, recipe, is_control=place >= len(wanted))
+        for place, (name, short, recipe) in enumerate(zip(names, slugs, recipes, strict=True))
+    ]
+
+
+def slug(name: str) -> str:
+    """Lower-case letters, digits and hyphens, as labels and folders allow."""
+    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return plain[:LONGEST_SLUG].rstrip("-") or "row"
+
+
+def with_change(plain: Mapping[str, Any], field: str, value: Any) -> dict[str, Any]:
+    """The recipe's plain values with one field set anew; sections that are missing on the way to it are made.
+
+    Raises:
+        RecipeError: what is on the way to the field has no fields of its own.
+    """
+    changed = deepcopy(dict(plain))
+    *sections, last = field.split(".")
+    place = changed
+    for depth, section in enumerate(sections, start=1):
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise RecipeError(field, f"{'.'.join(sections[:depth])} has no fields of its own; set it as a whole")
+    place[last] = deepcopy(value)
+    return changed
+
+
+def with_settings(plain: Any, settings: Iterable[str]) -> Any:
+    """A YAML document with `FIELD=VALUE` settings applied: to a recipe, or to a study's base.
+
+    A field of a study's grid takes the one value in place of its list.
+
+    Raises:
+        RecipeError: a setting is no `FIELD=VALUE`, or a row of the study changes its field.
+    """
+    for setting in settings:
+        field, given, text = setting.partition("=")
+        if not given or not re.fullmatch(FIELD_PATH, field):
+            raise RecipeError("--set", f"{setting}: write FIELD=VALUE, such as model.source=./my-model")
+        plain = _set(plain, field, _value(setting, text)) if isinstance(plain, dict) else plain
+    return plain
+
+
+def _value(setting: str, text: str) -> Any:
+    try:
+        return parse_yaml(text)
+    except YAMLError as error:
+        raise RecipeError("--set", f"{setting}: the value is no YAML") from error
+
+
+def _set(plain: dict[str, Any], field: str, value: Any) -> dict[str, Any]:
+    if not is_study(plain):
+        return with_change(plain, field, value)
+    grid, rows = plain.get("grid"), plain.get("rows")
+    if isinstance(grid, dict) and field in grid:
+        return {**plain, "grid": {**grid, field: [value]}}
+    for row in rows if isinstance(rows, list) else []:
+        if isinstance(row, dict) and isinstance(row.get("change"), dict) and field in row["change"]:
+            raise RecipeError(field, f"row {row.get('name')!r} of the study changes it; edit the rows instead")
+    return {**plain, "base": with_change(plain["base"], field, value)} if isinstance(plain["base"], dict) else plain
+
+
+def _variations(study: Study) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and changes of each row: the grid turns slowly, the rows quickly."""
+    fields = list(study.grid)
+    for values in itertools.product(*study.grid.values()):
+        point = dict(zip(fields, values, strict=True))
+        names = [shown(field, value) for field, value in point.items()]
+        if not study.rows:
+            yield ", ".join(names), point
+        for row in study.rows:
+            yield ", ".join([*names, row.name]), {**point, **row.change}
+
+
+def _recipe(base: Mapping[str, Any], change: Mapping[str, Any], name: str) -> Recipe:
+    plain = dict(base)
+    try:
+        for field, value in change.items():
+            plain = with_change(plain, field, value)
+        return Recipe.model_validate(plain)
+    except RecipeError as error:
+        raise RecipeError(error.field, f"row {name!r}: {error.detail}") from error
+    except ValidationError as error:
+        flaw = error.errors()[0]
+        field = field_path(plain, flaw["loc"])
+        raise RecipeError(field or "recipe", f"row {name!r}: {flaw['msg'].removeprefix('Value error, ')}") from error
+
+
+def _controls(recipes: Iterable[Recipe]) -> list[tuple[str, Recipe]]:
+    """The controls of all rows, each once, named by what tells it from others of its kind."""
+    kinds: dict[str, dict[str, Recipe]] = {}
+    for recipe in recipes:
+        for title, control in controls_of(recipe).items():
+            kinds.setdefault(title, {}).setdefault(control.model_dump_json(), control)
+    named = []
+    for title, controls in kinds.items():
+        flat = [dict(_leaves(control.model_dump(mode="json"))) for control in controls.values()]
+        fields = list(dict.fromkeys(field for leaves in flat for field in leaves))
+        varying = [field for field in fields if len({json.dumps(leaves.get(field)) for leaves in flat}) > 1]
+        for leaves, control in zip(flat, controls.values(), strict=True):
+            told = [shown(field, leaves[field]) for field in varying if leaves.get(field) is not None]
+            named.append((f"{title} ({', '.join(told)})" if told else title, control))
+    return named
+
+
+def _leaves(plain: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in plain.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{section}{name}.")
+        else:
+            yield f"{section}{name}", value
+
+
+def shown(field: str, value: Any) -> str:
+    """A field's value as part of a row's name: words stand alone (`wikitext2`), others follow the field's name."""
+    name = field.rpartition(".")[2]
+    if isinstance(value, str):
+        text = value.rstrip("/").rpartition("/")[2] or value
+        return text if text[:1].isalpha() else f"{name} {text}"
+    if isinstance(value, dict):
+        return f"{name} {value['kind'] if set(value) == {'kind'} else json.dumps(value, sort_keys=True)}"
+    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {json.dumps(value)}"
+
+
+def _repeated(texts: Iterable[str]) -> str | None:
+    """The first text that an earlier one equals."""
+    seen: set[str] = set()
+    for text in texts:
+        if text in seen:
+            return text
+        seen.add(text)
+    return None
+
+
+def _distinct(texts: Iterable[str], mark: str) -> list[str]:
+    """The texts in order, a number added to each that an earlier one equals; none grows beyond a label's length."""
+    taken: set[str] = set()
+    kept = []
+    for text in texts:
+        candidate, number = text, 1
+        while candidate in taken:
+            number += 1
+            suffix = mark.format(number)
+            candidate = text[: LONGEST_SLUG - len(suffix)].rstrip("-") + suffix if mark == "-{}" else text + suffix
+        taken.add(candidate)
+        kept.append(candidate)
+    return kept

@@ -1,0 +1,80 @@
+"""How training sequences are drawn from a corpus."""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from workers.datasets.dataset import FIELD, Documents
+from workers.errors import RecipeError
+
+_DOCUMENTS_A_BATCH = 1000
+
+
+def draw(documents: Documents, tokenizer: Tokenizer, samples: int, sequence_length: int, seed: int) -> torch.Tensor:
+    """A seeded choice, in random order, among the disjoint windows that the corpus is cut into.
+
+    Documents are tokenized one by one, with the separator that follows them and without special tokens, laid end to
+    end and cut every `sequence_length` tokens; the tail is dropped.
+
+    Returns:
+        Token ids, int64 [samples, sequence_length].
+
+    Raises:
+        RecipeError: the corpus gives fewer windows than `samples`.
+    """
+    tokens = _tokens(documents, tokenizer)
+    windows = len(tokens) // sequence_length
+    if windows < samples:
+        raise RecipeError(
+            "data.samples",
+            f"asked for {samples}, the corpus gives {windows} sequences of {sequence_length} tokens; "
+            "lower data.samples or data.sequence_length, set data.sampling to overlapping, or choose a larger corpus",
+        )
+    order = torch.randperm(windows, generator=torch.Generator().manual_seed(seed))
+    return tokens[: windows * sequence_length].view(windows, sequence_length)[order[:samples]]
+
+
+def draw_overlapping(
+    documents: Documents, tokenizer: Tokenizer, samples: int, sequence_length: int, seed: int
+) -> torch.Tensor:
+    """As `draw`, but each sequence begins at a token of its own, chosen at random; two may share tokens.
+
+    Returns:
+        Token ids, int64 [samples, sequence_length].
+
+    Raises:
+        RecipeError: the corpus has fewer places to begin than `samples`.
+    """
+    tokens = _tokens(documents, tokenizer)
+    starts = max(0, len(tokens) - sequence_length + 1)
+    if starts < samples:
+        raise RecipeError(
+            "data.samples",
+            f"asked for {samples}, the corpus has {len(tokens)} tokens, in which {starts} sequences of "
+            f"{sequence_length} tokens begin; lower data.samples or data.sequence_length, or choose a larger corpus",
+        )
+    order = torch.randperm(starts, generator=torch.Generator().manual_seed(seed))
+    return torch.stack([tokens[start : start + sequence_length] for start in order[:samples].tolist()])
+
+
+def _tokens(documents: Documents, tokenizer: Tokenizer) -> torch.Tensor:
+    """All token ids in order, int64 [tokens]; tensors a batch, so that Python's own integers never pile up.
+
+    Raises:
+        RecipeError: no document holds text.
+    """
+    if not any(document.strip() for document in documents.documents):
+        raise RecipeError(
+            FIELD,
+            "no training document is left once those of the evaluation texts are taken out; "
+            "train on another text than the one that is evaluated",
+        )
+    last = len(documents.documents) - 1
+    pieces = [text if index == last else text + documents.separator for index, text in enumerate(documents.documents)]
+    parts = []
+    for start in range(0, len(pieces), _DOCUMENTS_A_BATCH):
+        batch = pieces[start : start + _DOCUMENTS_A_BATCH]
+        ids = tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        parts.append(torch.tensor([token for row in ids for token in row], dtype=torch.int64))
+    return torch.cat(parts)

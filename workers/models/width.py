@@ -1,0 +1,40 @@
+"""What a recipe's ratio leaves of a model: channels, and heads where they go along. Torch-free, for plans and cuts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from workers.contracts.methods import DressSettings
+from workers.contracts.widths import width_kept
+from workers.errors import RecipeError
+from workers.models.family import Config, ModelFamily, head_dim_of, is_rotatable
+
+
+@dataclass(frozen=True)
+class Width:
+    """What is kept."""
+
+    channels: int
+    """d', channels of the residual stream."""
+    heads: int | None = None
+    """Attention heads kept, where they go along with the channels; none keeps all."""
+
+
+def width_of(settings: DressSettings, family: ModelFamily, config: Config, ratio: float | None = None) -> Width:
+    """What the settings keep of a model, at their own ratio or at another.
+
+    Raises:
+        RecipeError: rounding leaves nothing or removes nothing; `round_to` or `export` does not suit the architecture.
+    """
+    drops_heads = settings.export == "native" and family.narrow_type(config) is not None
+    if drops_heads and not family.head_slots(config):
+        raise RecipeError("method.export", "`native` cannot drop this architecture's attention heads; choose `auto`")
+    multiple = head_dim_of(config) if drops_heads else family.width_multiple(config)
+    wanted = settings.ratio if ratio is None else ratio
+    channels = width_kept(config.hidden_size, multiple, wanted, settings.round_to)
+    return Width(channels, channels // head_dim_of(config) if drops_heads else None)
+
+
+def is_principal(settings: DressSettings, family: ModelFamily, config: Config) -> bool:
+    """Whether the stream is rotated: what `basis` says, `auto` wherever that is exact."""
+    return settings.basis == "principal" or (settings.basis == "auto" and is_rotatable(family, config))

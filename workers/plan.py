@@ -1,0 +1,142 @@
+"""Which stages a recipe has, in what order and under which keys: known before anything runs, and without torch.
+
+A stage's key is the digest of all that decides its result: model, texts, settings, seed, code, kind of device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from workers import stored_model
+from workers.contracts.recipe import Recipe
+from workers.contracts.results import StageName, Subject
+
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
+"""Libraries whose versions decide results."""
+
+NOT_DECIDING = frozenset(
+    {
+        *("__init__.py", "__main__.py", "actor.py", "attempt.py", "contracts", "errors.py", "forecast.py"),
+        *("high_water.py", "licence.py", "local_run.py", "local_store.py", "model_card.py", "needs.py", "peaks.py"),
+        *("pipeline.py", "room.py", "study_run.py", "study_table.py"),
+    }
+)
+"""The parts of this package that change no stage's result. A new module counts as deciding until it is named here:
+computing once too often is cheap, finding a stale result is not."""
+
+DECIDING_CONTRACTS = frozenset({"contracts/widths.py"})
+"""Contracts that compute; what the others hold is in the keys by value."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Digests of what goes into a recipe's stages. None is what cannot be known where this is asked."""
+
+    model: str | None
+    """See `model_digest`."""
+    training_text: str | None
+    """Of the training documents, those of the evaluation texts taken out."""
+    texts: dict[str, str | None]
+    """Of each evaluation text, by its key in the recipe."""
+    code: str | None
+    """See `code_digest`."""
+    machine: str | None
+    """What the speed of a model depends on, in words."""
+    sequence_length: int | None = None
+    """Tokens of a training sequence, where the recipe leaves it to the model."""
+
+    @classmethod
+    def unknown(cls) -> Sources:
+        """Enough to tell the order of the stages, and no key."""
+        return cls(None, None, {}, None, None)
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One step of the plan."""
+
+    name: StageName
+    key: str | None
+    """None if a source of it is not known."""
+    subject: Subject | None = None
+    """The model an evaluation is about."""
+
+
+def stages_of(recipe: Recipe, sources: Sources) -> list[PlannedStage]:
+    """The stages of a recipe, in order."""
+    code, seed = sources.code, recipe.seed
+    device = device_kind(recipe)
+    # A path decides nothing: the digest of what it leads to does.
+    data = recipe.data.model_dump(mode="json", exclude={"path"})
+    data["sequence_length"] = recipe.data.sequence_length or sources.sequence_length
+    measured = recipe.evaluate.model_dump(mode="json", exclude={"speed", "perplexity"})
+    texts = None if None in sources.texts.values() else sources.texts
+
+    def evaluating(subject: Subject, model: str | None) -> PlannedStage:
+        return PlannedStage("evaluate", _key("evaluate", model, measured, texts, code, device), subject)
+
+    found = recipe.method.for_basis()
+    seen = (sources.model, data, seed, sources.training_text, code, device)
+    basis = "none" if found is None else _key("basis", found, *seen)
+    regularized = _key("regularize", recipe.method.for_regularize(), basis, *seen)
+    final = pruned = _key("prune", regularized, recipe.method.for_prune(), seed)
+    stages = [
+        evaluating("dense", sources.model),
+        *([] if found is None else [PlannedStage("basis", basis)]),
+        PlannedStage("regularize", regularized),
+        PlannedStage("prune", pruned),
+        evaluating("pruned", pruned),
+    ]
+    if recipe.recover.kind != "none":
+        final = _key("recover", pruned, recipe.recover.model_dump(mode="json"))
+        stages += [PlannedStage("recover", final), evaluating("recovered", final)]
+    if recipe.evaluate.speed:
+        occupied = recipe.resources.model_dump(mode="json", include={"gpus", "cpus"})
+        key = _key("benchmark", sources.model, pruned, final, occupied, sources.machine, code, device)
+        stages.append(PlannedStage("benchmark", key))
+    return stages
+
+
+def device_kind(recipe: Recipe) -> str:
+    """The kind of device that the recipe computes on, as torch names it."""
+    return "cuda" if recipe.resources.gpus else "cpu"
+
+
+def model_digest(folder: Path, dtype: str) -> str:
+    """Digest of the dense model's weights, config and tokenizer, and of the type it is exported and evaluated in.
+
+    Raises:
+        RecipeError: see `stored_model.tensors`.
+    """
+    return _digest("dense", stored_model.folder_digest(folder), dtype)
+
+
+@cache
+def code_digest() -> str:
+    """Digest of the code that decides results: this package's own, and the versions of `LIBRARIES`.
+
+    Raises:
+        importlib.metadata.PackageNotFoundError: a library is not installed here.
+    """
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(root.rglob("*.py")):
+        part = file.relative_to(root)
+        if part.parts[0] not in NOT_DECIDING or part.as_posix() in DECIDING_CONTRACTS:
+            digest.update(part.as_posix().encode() + hashlib.sha256(file.read_bytes()).digest())
+    digest.update(" ".join(version(name) for name in LIBRARIES).encode())
+    return digest.hexdigest()
+
+
+def _key(*parts: Any) -> str | None:
+    return None if None in parts else _digest(*parts)
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
