@@ -27,7 +27,7 @@ def test_the_menu_of_corpora_is_the_folder():
 
 
 def test_the_menu_of_families_is_the_folder():
-    assert set(get_args(FamilyName)) == modules("models", "family")
+    assert set(get_args(FamilyName)) == modules("models", "decoder", "family", "width")
 
 
 def test_text_and_its_digest():
