@@ -106,7 +106,8 @@ class DressSettings(Contract):
             return None
         names = {"kind", "basis", "channels", "sensitivity", "refinement", "refinement_rate", "round_to", "export"}
         names |= {"elastic_ratios"} if self.solver == "elastic" else {"ratio"}
-        return self.model_dump(mode="json", include=names)
+        # The refinement takes its batches from `training`.
+        return {**self.model_dump(mode="json", include=names), "batch_size": self.training.batch_size}
 
     def for_prune(self) -> dict[str, Any]:
         """What decides the prune stage's result besides the regularized model, for its key."""

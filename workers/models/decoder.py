@@ -6,7 +6,6 @@ Families on this layout say what differs: which norms stand where, which modules
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +14,7 @@ from workers.models.family import (
     HeadSlot,
     Slot,
     StreamSite,
-    head_dim_of,
+    at_width,
     is_tied,
     linear,
     readers,
@@ -109,10 +108,7 @@ class Decoder:
 
     def narrowed(self, config: Config, width: int) -> Config:
         """See `ModelFamily.narrowed`. Rotary positions follow from `head_dim`, so they stay as they are."""
-        narrow = deepcopy(config)
-        narrow.head_dim = head_dim_of(config)
-        narrow.hidden_size = width
-        return narrow
+        return at_width(config, width)
 
     def _branches(self, config: Config) -> Iterator[tuple[str, Branch]]:
         """The dotted name of a block with each of its branches, in the order of the layers."""

@@ -9,6 +9,7 @@ Legend: d = hidden size (width of the residual stream), d' = the width kept, γ,
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal, Protocol, cast
@@ -158,6 +159,14 @@ def is_tied(config: Config) -> bool:
 def head_dim_of(config: Config) -> int:
     """Channels a head; `head_dim` where the config says it, else hidden size over heads."""
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def at_width(config: Config, width: int) -> Config:
+    """A copy of the config with another hidden size and the head size it had; see `ModelFamily.narrowed`."""
+    narrow = deepcopy(config)
+    narrow.head_dim = head_dim_of(config)
+    narrow.hidden_size = width
+    return narrow
 
 
 def refuse_unless(supported: bool, missing: str) -> None:

@@ -6,7 +6,6 @@ The head size is hidden size over heads in stock code, so an export of another w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import Any
 
 from workers.models.family import (
@@ -14,6 +13,7 @@ from workers.models.family import (
     HeadSlot,
     Slot,
     StreamSite,
+    at_width,
     head_dim_of,
     is_tied,
     layer_norm,
@@ -119,9 +119,7 @@ class Opt:
 
     def narrowed(self, config: Config, width: int) -> Config:
         """See `ModelFamily.narrowed`."""
-        narrow = deepcopy(config)
-        narrow.head_dim = head_dim_of(config)
-        narrow.hidden_size = width
+        narrow = at_width(config, width)
         narrow.word_embed_proj_dim = width
         return narrow
 

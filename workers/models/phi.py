@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import Any
 
 from workers.models.family import (
@@ -11,7 +10,7 @@ from workers.models.family import (
     HeadSlot,
     Slot,
     StreamSite,
-    head_dim_of,
+    at_width,
     is_tied,
     layer_norm,
     linear,
@@ -81,10 +80,7 @@ class Phi:
 
     def narrowed(self, config: Config, width: int) -> Config:
         """See `ModelFamily.narrowed`."""
-        narrow = deepcopy(config)
-        narrow.head_dim = head_dim_of(config)
-        narrow.hidden_size = width
-        return narrow
+        return at_width(config, width)
 
 
 FAMILY = Phi()

@@ -73,7 +73,8 @@ class Dress:
         _apply(model, family, task.prepared, principal=principal, resumed=task.resumed)
         if not settings.trains:
             return
-        width = width_of(settings, family, model.config)
+        # Every ratio shares an elastic run's result, so what it records is about the narrowest.
+        width = min(_widths(settings, family, model.config), key=lambda each: each.channels)
         centred = _is_centred(settings, family, principal)
         removed = RemovedPart(model, family, width.channels, heads_kept=width.heads, centred=centred, folded=principal)
         removed.before = task.extra.setdefault("magnitudes", removed.magnitudes())

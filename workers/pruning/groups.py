@@ -15,9 +15,6 @@ from transformers import PreTrainedModel
 
 from workers.models.family import ModelFamily, Slot
 
-REGULARIZERS = ("penalty", "anneal", "proximal", "elastic")
-"""The solvers that train, as the recipe names them; `elastic` lives in `workers.pruning.elastic`."""
-
 
 @dataclass(frozen=True)
 class Part:

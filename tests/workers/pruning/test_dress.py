@@ -115,8 +115,14 @@ def test_one_elastic_run_serves_every_ratio(dense: Path, sequences: torch.Tensor
     other = settings(solver="elastic", ratio=0.25, elastic_ratios=[0.25, 0.5], refinement=0.5)
     assert wanted.for_regularize() == other.for_regularize() and wanted.for_basis() == other.for_basis()
     assert wanted.for_prune() != other.for_prune()
-    model, _task, losses = regularized(wanted, dense, sequences)
+    larger = settings(
+        solver="elastic", ratio=0.5, elastic_ratios=[0.25, 0.5], refinement=0.5, training={"batch_size": 8}
+    )
+    assert larger.for_basis() != wanted.for_basis(), "the refinement takes its batches from training"
+    model, task, losses = regularized(wanted, dense, sequences)
     assert len(losses) == 6
+    other_task = regularized(other, dense, sequences)[1]
+    assert task.record == other_task.record and task.record["steps"][-1] == 6
     widths = [cut(each, model).config.hidden_size for each in (wanted, other)]
     assert widths == [16, 24]
 
