@@ -50,6 +50,7 @@ lint: setup ## Check style, types, directions of imports and undeclared dependen
 bench: setup ## Measure, side by side: steps with and without each option, their memory, a job with and without the service, an export and a copy
 	@$(BIN)/python tests/bench/regularize_step.py
 	@$(BIN)/python tests/bench/training_memory.py
+	@$(BIN)/python tests/bench/speed.py
 	@$(BIN)/python tests/bench/whole_job.py
 	@$(BIN)/python tests/bench/export.py
 

@@ -15,8 +15,9 @@ from starlette.middleware import Middleware
 from api import errors, openapi
 from api.dependencies import Wiring, connect, ready
 from api.middleware import KnownHosts, LargestBody, RequestName
-from api.routes import artifacts, events, health, jobs, plans
+from api.routes import artifacts, comparisons, datasets, events, health, jobs, plans
 from api.tail import Tail
+from service import datasets as data_sets
 from service.artifacts.stores import open_store
 from service.database.session import Database
 from service.errors import ServiceError
@@ -44,6 +45,7 @@ def create_app(settings: Settings, hosts: Collection[str] | None = None) -> Fast
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         try:
             await run_in_threadpool(ready, wiring)
+            await run_in_threadpool(data_sets.sweep, database, wiring.store.uploads)
         except (ServiceError, SQLAlchemyError) as error:
             # Serve nevertheless: /readyz says what is missing and looks again each time it is asked.
             log.warning("not ready: %s", error)
@@ -59,14 +61,14 @@ def create_app(settings: Settings, hosts: Collection[str] | None = None) -> Fast
         version=version("dress-service"),
         description=_DESCRIPTION,
         lifespan=lifespan,
-        middleware=[*around, Middleware(LargestBody)],
+        middleware=[*around, Middleware(LargestBody, streamed=[datasets.router.prefix])],
         docs_url=None,  # the built-in pages load scripts from a CDN
         redoc_url=None,
         redirect_slashes=False,
     )
     connect(app, wiring)
     errors.register(app)
-    for routes in (jobs, plans, events, artifacts, health):
+    for routes in (jobs, plans, comparisons, events, artifacts, datasets, health):
         app.include_router(routes.router)
     app.openapi = lambda: openapi.describe(app)  # type: ignore[method-assign]  # FastAPI's own way of extending it
     return app

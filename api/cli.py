@@ -5,22 +5,26 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from api import display, studies, up
 from api.client import Client
-from api.connection import NoServer, connect, state_folder
-from api.failures import ApiError, Refused
+from api.commands import compare, datasets
+from api.connection import state_folder
+from api.console import JsonOption
+from api.console import err as _err
+from api.console import fail as _fail
+from api.console import out as _out
+from api.console import server as _server
+from api.plans import Plan
 from api.recipes import BadFile, read_file, with_absolute_paths
 from api.schemas import FINAL_STATUSES, Job
+from api.study_plans import StudyPlan, plan_study, show_study_plan
 from workers.contracts.study import Row, Study, is_study
 from workers.study_table import StudyTable
 
@@ -32,9 +36,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
 )
+app.add_typer(datasets.app, name="datasets")
+app.command("compare")(compare.compare)
 
 JobIdArgument = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; everything else on stderr.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the recipe, or of the study's base."),
@@ -42,36 +47,6 @@ SetOption = Annotated[
 HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
 PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
 INTERRUPTED = 130
-PIPE_WIDTH = 240
-
-
-def _err() -> Console:
-    return Console(stderr=True, soft_wrap=True)
-
-
-def _out() -> Console:
-    console = Console(soft_wrap=True)
-    if not console.is_terminal:  # whoever reads a pipe wants whole lines
-        console.width = PIPE_WIDTH
-    return console
-
-
-@contextmanager
-def _server() -> Iterator[Client]:
-    """A connected client; what may be expected to go wrong becomes a line on stderr and exit status 1."""
-    try:
-        with connect() as client:
-            yield client
-    except Refused as refusal:
-        display.show_refusal(_err(), refusal)
-        raise typer.Exit(1) from refusal
-    except (ApiError, NoServer, OSError) as error:
-        _fail(str(error))
-
-
-def _fail(message: str, status: int = 1) -> NoReturn:
-    _err().print(f"[red]dress: {escape(message)}[/]", highlight=False)
-    raise typer.Exit(status)
 
 
 def _print_json(job: Job) -> None:
@@ -184,7 +159,7 @@ def _submit_study(
     with _server() as client:
         queued = studies.submit(client, study, rows, labels, priority, _err())
         if wait:
-            table = studies.awaited(study, queued, lambda job: studies.job_row(client, _follow(client, job)))
+            table = studies.awaited(client, study, queued, lambda job: _follow(client, job))
             _print_table(table, as_json=as_json)
             return 0 if table.is_complete else 1
     jobs = [answer for _, answer in queued if isinstance(answer, Job)]
@@ -202,20 +177,26 @@ def _print_table(table: StudyTable, *, as_json: bool) -> None:
 
 @app.command()
 def plan(
-    recipe: Annotated[Path, typer.Argument(help="A recipe in YAML; `-` reads it from stdin.")],
+    recipe: Annotated[Path, typer.Argument(help="A recipe or a study in YAML; `-` reads it from stdin.")],
     as_json: JsonOption = False,
     settings: SetOption = None,
 ) -> None:
-    """Tell what a recipe would do, before it is queued: stages, memory, time, sizes. Exit 0 only if it may fit."""
+    """Tell what a recipe would do, before it is queued: stages, memory, time, sizes. Exit 0 only if it may fit.
+
+    Of a study it tells each row, and the sum of time and GPU-hours; a stage that rows share counts once.
+    """
     try:
         wanted = read_file(recipe, settings or ())
+        rows = studies.read_study(wanted)[1] if is_study(wanted) else None
     except BadFile as error:
         _fail(str(error))
-    if is_study(wanted):
-        _fail(f"{recipe} holds a study; plan the recipe of one of its rows")
+    told: Plan | StudyPlan
     with _server() as client:
-        told = client.plan(with_absolute_paths(wanted))
-    typer.echo(told.model_dump_json()) if as_json else display.show_plan(_out(), told)
+        told = plan_study(client, rows) if rows else client.plan(with_absolute_paths(wanted))
+    if as_json:
+        typer.echo(told.model_dump_json())
+    else:
+        show_study_plan(_out(), told) if isinstance(told, StudyPlan) else display.show_plan(_out(), told)
     raise typer.Exit(1 if told.fits is False else 0)
 
 
@@ -250,11 +231,10 @@ def study_command(
 ) -> None:
     """Show the table of a study that was submitted, as far as its jobs have come; of each row the newest job."""
     with _server() as client:
-        jobs = studies.study_jobs(client, name)
-        rows = [studies.job_row(client, job) for job in jobs]
-    if not jobs:
+        table = studies.table(client, name)
+    if table is None:
         _fail(f"no job has the label study={name}")
-    _print_table(studies.table(jobs, rows, name), as_json=as_json)
+    _print_table(table, as_json=as_json)
 
 
 @app.command("jobs")

@@ -11,11 +11,11 @@ with Client("http://127.0.0.1:8000", api_key) as client:
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import IO, Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx2
@@ -26,6 +26,8 @@ from api.downloads import download_all
 from api.failures import Unreachable, failure_of
 from api.plans import Plan
 from api.schemas import FINAL_STATUSES, Artifact, ArtifactList, Attempt, AttemptList, Event, EventList, Job, JobList
+from api.uploads import Datasets
+from workers.comparison.comparison import Comparison
 
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 60.0
@@ -62,6 +64,7 @@ class Client:
         self._http = httpx2.Client(base_url=url, headers=headers, timeout=timeout, trust_env=False)
         self._retry_seconds = retry_seconds
         self.jobs = Jobs(self)
+        self.datasets = Datasets(self)
 
     def __enter__(self) -> Self:
         return self
@@ -84,24 +87,48 @@ class Client:
         body = {"recipe": _plain(recipe)}
         return _read(Plan, self.send("POST", "/v1/jobs:plan", json=body, wait_seconds=PLAN_SECONDS))
 
+    def compare(self, *job_ids: str, labels: Sequence[str] = (), sort: str | None = None) -> Comparison:
+        """Jobs side by side, in this order; then those with any of the labels (`study=NAME` gives a study's rows).
+
+        Args:
+            sort: a column by whose figures the rows are put in order; `-` before it puts the greatest first.
+        Raises:
+            Missing: no job has one of the ids.
+            Invalid: nothing or too much is named, or `sort` is no column.
+        """
+        params = {"id": list(job_ids) or None, "label": list(labels) or None, "sort": sort}
+        answer = self.send("GET", "/v1/jobs:compare", params=params)
+        return Comparison.model_validate_json(answer.content, extra="ignore")  # what a newer server adds
+
     def send(
         self,
         method: str,
         path: str,
         *,
         json: Any = None,
+        content: Callable[[], AbstractContextManager[IO[bytes]]] | None = None,
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         wait_seconds: float = 0,
     ) -> httpx2.Response:
-        """One request that is safe to repeat, repeated until it is answered."""
+        """One request that is safe to repeat, repeated until it is answered.
+
+        Args:
+            content: opens a body that is sent piece by piece, anew for each try.
+        """
         query = {name: value for name, value in (params or {}).items() if value is not None}
         timeout = httpx2.Timeout(ANSWER_SECONDS + wait_seconds, connect=CONNECT_SECONDS)
         for attempt in self.attempts():
-            with attempt:
+            with attempt, nullcontext() if content is None else content() as body:
                 try:
                     answer = self._http.request(
-                        method, path, json=json, params=query, headers=dict(headers or {}), timeout=timeout
+                        method,
+                        path,
+                        json=json,
+                        content=body,
+                        params=query,
+                        headers=dict(headers or {}),
+                        timeout=timeout,
                     )
                 except httpx2.TransportError as error:
                     raise Unreachable(f"{self._http.base_url} does not answer: {error}") from error

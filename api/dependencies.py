@@ -24,13 +24,15 @@ from service.database.session import Database
 from service.errors import NotFound, Unauthenticated
 from service.settings import Settings
 from workers.contracts.results import StageResult
+from workers.contracts.store import KeepsUploads
 
 _JOB_ID = re.compile(r"job_[0-9a-zA-Z]{1,36}")
+_DATASET_ID = re.compile(r"dataset_[0-9a-zA-Z]{1,32}")
 
 _bearer = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="As in STATE/api-key.")
 
 
-class Files(Protocol):
+class Files(KeepsUploads, Protocol):
     """What the API needs of an artifact store that keeps files on this machine."""
 
     def find(self, key: str) -> StageResult | None:
@@ -113,3 +115,17 @@ def job_id(job_id: Annotated[str, PathParameter(description="The job's id.")]) -
 
 
 JobId = Annotated[str, Depends(job_id)]
+
+
+def dataset_id(dataset_id: Annotated[str, PathParameter(description="The data set's id.")]) -> str:
+    """The data set's id of the path.
+
+    Raises:
+        NotFound: it has not even the form of one.
+    """
+    if not _DATASET_ID.fullmatch(dataset_id):
+        raise NotFound(f"There is no data set {dataset_id[:64]!r}.")
+    return dataset_id
+
+
+DatasetId = Annotated[str, Depends(dataset_id)]

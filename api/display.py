@@ -81,9 +81,50 @@ def _figures(results: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, dict[s
     for text in texts:
         values = {name: (each.get("perplexity") or {}).get(text) for name, each in results.items()}
         rows.append((f"perplexity {text}", {name: _figure(value) for name, value in values.items()}))
-    speeds = {name: (each.get("speed") or {}).get("generation_tokens_per_second") for name, each in results.items()}
-    rows.append(("tokens/s", {name: _figure(value) for name, value in speeds.items()}))
+    for task in dict.fromkeys(task for each in results.values() for task in each.get("tasks") or {}):
+        told = {name: (each.get("tasks") or {}).get(task) or {} for name, each in results.items()}
+        metric = next((each["metric"] for each in told.values() if each.get("metric")), "")
+        rows.append((f"{task} {metric}", {name: _score(each) for name, each in told.items()}))
+    rows += _speeds({name: each.get("speed") or {} for name, each in results.items()})
     return [(title, figures) for title, figures in rows if any(figures.values())]
+
+
+def _score(task: Mapping[str, Any]) -> str:
+    """A task's figure with its standard error."""
+    value, error = task.get("value"), task.get("stderr")
+    if value is None:
+        return ""
+    return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
+
+
+def _speeds(speeds: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, dict[str, str]]]:
+    """Generation and prompt: the figure, its quotient to dense beside what arithmetic alone would give, the memory."""
+    tokens = next((each["prompt_tokens"] for each in speeds.values() if each.get("prompt_tokens")), None)
+    rows = []
+    for kind, title, rate in (
+        ("generation", "tokens/s", "generation_tokens_per_second"),
+        ("prompt", f"tokens/s, prompt of {tokens}", "prompt_tokens_per_second"),
+    ):
+        works = {name: each.get(kind) or {} for name, each in speeds.items()}
+        rows += [
+            (title, {name: _figure(each.get(rate)) for name, each in speeds.items()}),
+            ("  x dense (p10 to p90)", {name: _times_as_fast(work.get("ratio")) for name, work in works.items()}),
+            ("  x dense by arithmetic", {name: _times(work.get("ideal_ratio")) for name, work in works.items()}),
+            ("  peak memory, MiB", {name: _mebibytes(work.get("peak_bytes")) for name, work in works.items()}),
+        ]
+    return rows
+
+
+def _times_as_fast(ratio: Mapping[str, float] | None) -> str:
+    return "" if ratio is None else f"{ratio['median']:.2f} ({ratio['p10']:.2f} to {ratio['p90']:.2f})"
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}"
+
+
+def _mebibytes(size_bytes: int | None) -> str:
+    return "" if size_bytes is None else f"{size_bytes / 2**20:,.1f}"
 
 
 def show_plan(console: Console, plan: Plan) -> None:
@@ -94,7 +135,7 @@ def show_plan(console: Console, plan: Plan) -> None:
             size = plan.models[name]
             console.print(f"{name}: {size.parameters:,} parameters, hidden size {size.hidden_size:,}", highlight=False)
     if plan.seconds is not None:
-        console.print(f"time left: {_duration(plan.seconds)}   GPU-hours: {plan.gpu_hours:.3g}", highlight=False)
+        console.print(f"time left: {duration(plan.seconds)}   GPU-hours: {plan.gpu_hours:.3g}", highlight=False)
     for note in plan.notes:
         console.print(f"[dim]{escape(note)}[/]", highlight=False)
     if plan.refusal:
@@ -103,7 +144,7 @@ def show_plan(console: Console, plan: Plan) -> None:
 
 def plan_table(plan: Plan) -> Table:
     """One line a stage."""
-    limit = "" if plan.limit_bytes is None else f" of {_gib(plan.limit_bytes)}"
+    limit = "" if plan.limit_bytes is None else f" of {gib(plan.limit_bytes)}"
     table = Table(title="Plan", title_justify="left")
     table.add_column("stage")
     table.add_column("result")
@@ -111,8 +152,8 @@ def plan_table(plan: Plan) -> Table:
         table.add_column(title, justify="right")
     for stage in plan.stages:
         result = {True: "[green]known[/]", False: "to compute", None: "[dim]?[/]"}[stage.known]
-        seconds = "[dim]?[/]" if stage.seconds is None else _duration(stage.seconds)
-        peak = "[dim]?[/]" if stage.peak_bytes is None else _gib(stage.peak_bytes)
+        seconds = "[dim]?[/]" if stage.seconds is None else duration(stage.seconds)
+        peak = "[dim]?[/]" if stage.peak_bytes is None else gib(stage.peak_bytes)
         name = " ".join(part for part in (stage.stage, stage.subject) if part)
         table.add_row(name, result, "" if stage.known else seconds, stage.basis or "", "" if stage.known else peak)
     return table
@@ -220,13 +261,15 @@ def _figure(value: Any) -> str:
     return f"{value:,.4g}" if isinstance(value, int | float) else ""
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
     if seconds < 90:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _gib(size_bytes: int) -> str:
+def gib(size_bytes: int) -> str:
+    """Bytes as people say them."""
     return f"{size_bytes / 2**20:,.0f} MiB" if size_bytes < 2**30 else f"{size_bytes / 2**30:,.1f} GiB"
 
 

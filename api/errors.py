@@ -20,9 +20,13 @@ from service.errors import (
     Conflict,
     IdempotencyMismatch,
     InvalidRecipe,
+    InvalidText,
     Misconfigured,
+    NoRoom,
     NotFound,
     ServiceError,
+    StoreSilent,
+    TooLarge,
     Unauthenticated,
 )
 
@@ -36,6 +40,10 @@ STATUS: Mapping[type[ServiceError], HTTPStatus] = {
     Conflict: HTTPStatus.CONFLICT,
     IdempotencyMismatch: HTTPStatus.UNPROCESSABLE_ENTITY,
     InvalidRecipe: HTTPStatus.UNPROCESSABLE_ENTITY,
+    InvalidText: HTTPStatus.UNPROCESSABLE_ENTITY,
+    TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    NoRoom: HTTPStatus.INSUFFICIENT_STORAGE,
+    StoreSilent: HTTPStatus.SERVICE_UNAVAILABLE,
     Misconfigured: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 """The one table: error class -> HTTP status. A class that is not here takes its base's; none is a fault of ours."""
@@ -43,6 +51,8 @@ STATUS: Mapping[type[ServiceError], HTTPStatus] = {
 TITLES: Mapping[str, str] = {
     "invalid_recipe": "The recipe cannot be run",
     "invalid_request": "The request is not valid",
+    "invalid_text": "The body is no text in UTF-8",
+    "storage_full": "There is no room for it",
     "idempotency_mismatch": "The Idempotency-Key was used for another request",
     "unauthenticated": "No valid API key",
     "unavailable": "The service cannot answer now",

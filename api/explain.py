@@ -98,7 +98,7 @@ def _item(error: Any, body: Any, model: type[BaseModel]) -> ProblemItem:
         remedy = "send one, with the header Content-Type: application/json"
         return ProblemItem(pointer="", detail=f"is no JSON object; {remedy}")
     parts = _present(rest, body, is_missing=error["type"] == "missing")
-    return ProblemItem(pointer=pointer(parts), detail=_detail(error, _schema_at(model, parts)))
+    return ProblemItem(pointer=pointer(parts), detail=_detail(error, _schema_at(model, parts, body)))
 
 
 def _present(place: Sequence[str | int], body: Any, *, is_missing: bool) -> list[str | int]:
@@ -176,16 +176,16 @@ def _schema(model: type[BaseModel]) -> dict[str, Any]:
     return model.model_json_schema()
 
 
-def _schema_at(model: type[BaseModel], parts: Sequence[str | int]) -> dict[str, Any]:
+def _schema_at(model: type[BaseModel], parts: Sequence[str | int], body: Any) -> dict[str, Any]:
     """All that the body's JSON schema says at a place; for an unknown field, what it says of the object around."""
-    here = [_schema(model)]
+    here, value = [_schema(model)], body
     for part in parts:
-        inner = [child for node in here for each in _members(node, model) for child in _children(each, part)]
+        inner = [child for node in here for each in _members(node, model, value) for child in _children(each, part)]
         if not inner:
             break
-        here = inner
+        here, value = inner, _part_of(value, part)
     merged: dict[str, Any] = {}
-    for each in (member for node in here for member in _members(node, model)):
+    for each in (member for node in here for member in _members(node, model, value)):
         merged = {**merged, **each, "properties": {**merged.get("properties", {}), **each.get("properties", {})}}
     return merged
 
@@ -197,11 +197,21 @@ def _children(node: Mapping[str, Any], part: str | int) -> Iterator[dict[str, An
         yield node["properties"][part]
 
 
-def _members(node: dict[str, Any], model: type[BaseModel]) -> Iterator[dict[str, Any]]:
-    """The node itself with references followed, and every member of its unions."""
+def _part_of(value: Any, part: str | int) -> Any:
+    if isinstance(value, dict):
+        return value.get(part)
+    is_there = isinstance(value, list) and isinstance(part, int) and part < len(value)
+    return value[part] if is_there else None
+
+
+def _members(node: dict[str, Any], model: type[BaseModel], value: Any) -> Iterator[dict[str, Any]]:
+    """The node itself with references followed, and the members of its unions: all, or the one that the value names."""
     if "$ref" in node:
-        yield from _members(_schema(model)["$defs"][node["$ref"].rsplit("/", 1)[-1]], model)
+        yield from _members(_schema(model)["$defs"][node["$ref"].rsplit("/", 1)[-1]], model, value)
         return
     yield node
-    for member in [*node.get("anyOf", []), *node.get("oneOf", [])]:
-        yield from _members(member, model)
+    said = node.get("discriminator", {})
+    named = said.get("mapping", {}).get(value.get(said["propertyName"])) if said and isinstance(value, dict) else None
+    members = [{"$ref": named}] if named else [*node.get("anyOf", []), *node.get("oneOf", [])]
+    for member in members:
+        yield from _members(member, model, value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from http import HTTPStatus
 
 from fastapi import HTTPException
@@ -44,15 +44,20 @@ class RequestName:
 
 
 class LargestBody:
-    """Refuses bodies beyond a size, before reading them where their length is told, else while reading."""
+    """Refuses bodies beyond a size, before reading them where their length is told, else while reading.
 
-    def __init__(self, app: ASGIApp, max_bytes: int = MAX_BODY_BYTES) -> None:
+    Args:
+        streamed: paths whose routes read their bodies piece by piece and count for themselves.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int = MAX_BODY_BYTES, streamed: Collection[str] = ()) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.streamed = frozenset(streamed)
         self.detail = f"The body is larger than {max_bytes} bytes; send a smaller one."
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] in self.streamed:
             await self.app(scope, receive, send)
             return
         told = Headers(scope=scope).get("content-length", "")

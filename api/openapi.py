@@ -16,12 +16,14 @@ _MEANINGS: Mapping[int, str] = {
     400: "The body cannot be read as JSON in UTF-8.",
     401: "The API key is missing or unknown.",
     404: "There is no such thing.",
-    409: "The job's state does not allow it, or the first request with this Idempotency-Key is still in flight.",
+    409: "The present state does not allow it, or the first request with this Idempotency-Key is still in flight.",
     413: "The body is too large.",
+    415: "The body is of another type than this route reads.",
     416: "The range lies outside the file.",
     421: "The Host header names another server.",
     422: "The request is not valid; `errors` points at each thing to put right.",
     500: "A fault of the service.",
+    507: "The artifact store is full.",
     503: "The database does not answer; try again shortly.",
 }
 

@@ -1,11 +1,15 @@
 """What may go wrong in the service; `api/errors.py` alone knows HTTP statuses.
 
 ServiceError
-├── NotFound              no such job, artifact, key
+├── NotFound              no such job, artifact, data set, key
 ├── Conflict              the thing is not in a state that allows it
 │   └── LeaseLost         another dispatcher may hold the job by now: write nothing, let go
 ├── IdempotencyMismatch   one idempotency key, two bodies
 ├── InvalidRecipe         a recipe that could never run (`field`, `detail`)
+├── InvalidText           an upload that is no text in UTF-8
+├── TooLarge              an upload beyond what this deployment takes
+├── NoRoom                the artifact store's disk is full
+├── StoreSilent           the artifact store does not answer at present
 ├── Unauthenticated       no valid key
 └── Misconfigured         the deployment must be set right by its operator
     └── SchemaOutdated    `dress migrate` must run first
@@ -60,6 +64,30 @@ class InvalidRecipe(ServiceError):
     def of(cls, error: RecipeError) -> "InvalidRecipe":
         """The same complaint, in the service's words."""
         return cls(error.field, error.detail)
+
+
+class InvalidText(ServiceError):
+    """What was uploaded is not UTF-8, or holds no text."""
+
+    code = "invalid_text"
+
+
+class TooLarge(ServiceError):
+    """An upload is larger than this deployment takes."""
+
+    code = "body_too_large"
+
+
+class NoRoom(ServiceError):
+    """The artifact store's disk is full."""
+
+    code = "storage_full"
+
+
+class StoreSilent(ServiceError):
+    """The artifact store cannot be written at present; asking again later may help."""
+
+    code = "unavailable"
 
 
 class Unauthenticated(ServiceError):

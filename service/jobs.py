@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, select, tuple_
 from sqlalchemy.orm import Session
 
-from service import queue
+from service import datasets, queue
 from service.database.tables import Attempt, Job, JobLabel
 from service.errors import NotFound
 from workers.contracts.recipe import Recipe
@@ -19,8 +19,15 @@ def submit(
     labels: dict[str, str],
     priority: int,
 ) -> Job:
-    """Queue a job. The recipe has been `screened`: looking at folders takes time that no transaction should hold."""
-    return queue.enqueue(session, recipe=recipe, metadata=metadata, labels=labels, priority=priority)
+    """Queue a job. The recipe's data sets have been `resolved`, and it has been `screened`: looking at folders takes
+    time that no transaction should hold.
+
+    Raises:
+        InvalidRecipe: a data set was deleted meanwhile.
+    """
+    job = queue.enqueue(session, recipe=recipe, metadata=metadata, labels=labels, priority=priority)
+    datasets.refer(session, job.id, recipe)
+    return job
 
 
 def get(session: Session, job_id: str) -> Job:

@@ -14,12 +14,13 @@ from service.sources import Seen, look
 from workers import forecast, needs
 from workers.contracts.recipe import Recipe
 from workers.contracts.results import StageName, StageResult, Subject
+from workers.contracts.store import KeepsUploads
 from workers.errors import Transient
 from workers.peaks import Rules
 from workers.plan import PlannedStage, Sources, stages_of
 
 
-class Finished(Protocol):
+class Finished(KeepsUploads, Protocol):
     """What a plan needs of an artifact store."""
 
     def find(self, key: str) -> StageResult | None:
@@ -76,7 +77,7 @@ def plan(recipe: Recipe, store: Finished, speed: pace.Pace, settings: Settings) 
     Raises:
         InvalidRecipe: a source that is on this machine cannot be used.
     """
-    seen = look(recipe, settings)
+    seen = look(recipe, settings, store)
     notes = list(seen.notes)
     rules = _rules(recipe, seen.folder)
     stages = [

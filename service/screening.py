@@ -11,7 +11,8 @@ from workers.contracts.places import Places
 from workers.contracts.recipe import Recipe
 from workers.errors import RecipeError
 from workers.models.family import family_of
-from workers.models.width import width_of
+from workers.shapes import require_possible
+from workers.tasks.task import load_local
 
 
 def screened(recipe: Recipe, places: Places) -> Recipe:
@@ -29,6 +30,8 @@ def screened(recipe: Recipe, places: Places) -> Recipe:
         ]
         if folder is not None:
             _check_model(recipe, folder)
+        for wanted in recipe.evaluate.wanted_tasks:
+            load_local(wanted, places)
     texts = [
         text.model_copy(update={"path": path})
         for text, path in zip(recipe.evaluate.perplexity, text_paths, strict=True)
@@ -80,10 +83,7 @@ def _check_model(recipe: Recipe, folder: Path) -> None:
     _check_context(recipe, getattr(config, "max_position_embeddings", None))
     try:
         family = family_of(config)
-        if recipe.method.kind == "dress":
-            ratios = recipe.method.elastic_ratios if recipe.method.solver == "elastic" else (recipe.method.ratio,)
-            for ratio in ratios:
-                width_of(recipe.method, family, config, ratio)
+        require_possible(recipe.method, family, config)
     except (TypeError, ValueError, ArithmeticError) as error:
         message = f"its config.json holds values that describe no model ({error}); complete it"
         raise InvalidRecipe("model.source", message) from error
@@ -98,3 +98,7 @@ def _check_context(recipe: Recipe, context: Any) -> None:
     ):
         if tokens is not None and tokens > context:
             raise InvalidRecipe(field, f"{tokens} tokens exceed the model's context; at most {context}")
+    speed = recipe.evaluate.speed_settings
+    if speed is not None and (fault := speed.too_long(context)):
+        field, asked, most = fault
+        raise InvalidRecipe(field, f"{asked} tokens exceed the model's context of {context}; at most {most}")

@@ -33,6 +33,8 @@ class Settings(BaseSettings):
     """Folders that a `text` corpus may be read from."""
     data_dir: Folders = None
     """Folders with local copies of named corpora, searched in order."""
+    dataset_most_bytes: Annotated[int, Field(gt=0)] = 2**30
+    """Largest text that may be uploaded as a data set, in bytes."""
     pipeline: str = PIPELINE
     """What an attempt runs, as `module:function`."""
     lease_seconds: Annotated[float, Field(gt=0)] = 15.0

@@ -8,13 +8,16 @@ from pathlib import Path
 from service.errors import InvalidRecipe
 from service.screening import blaming
 from service.settings import Settings
-from workers import forecast, plan, stored_model
+from workers import forecast, plan, stored_model, texts
 from workers.contracts.places import Places
-from workers.contracts.recipe import LONGEST_SEQUENCE, Recipe
+from workers.contracts.recipe import LONGEST_SEQUENCE, NamedText, Recipe
+from workers.contracts.store import KeepsUploads
+from workers.contracts.tasks import WantedTask
 from workers.datasets import dataset
 from workers.datasets.dataset import Documents, Part
-from workers.errors import RecipeError
+from workers.errors import RecipeError, Transient
 from workers.needs import GIB
+from workers.tasks.task import digest, load_local
 
 BYTES_A_TOKEN = 4
 """Of English text under the usual tokenizers, about; plans do not tokenize."""
@@ -36,9 +39,11 @@ class Seen:
     """What could not be found out, and why."""
 
 
-def look(recipe: Recipe, settings: Settings) -> Seen:
+def look(recipe: Recipe, settings: Settings, store: KeepsUploads) -> Seen:
     """Look at the sources of a recipe that was screened. What is not on this machine is noted, not refused.
 
+    Args:
+        store: where data sets are kept.
     Raises:
         InvalidRecipe: a source that is here cannot be used.
     """
@@ -50,16 +55,18 @@ def look(recipe: Recipe, settings: Settings) -> Seen:
         context = getattr(config, "max_position_embeddings", None)
         sequence_length = recipe.data.resolved_sequence_length(context)
         sizes, digest = _model(recipe, folder, settings, notes)
-        texts, training = _texts(recipe, places, notes)
+        measured, training = _texts(recipe, places, store, notes)
+        tasks = {wanted.name: _task(wanted, places, notes) for wanted in recipe.evaluate.wanted_tasks}
     sources = plan.Sources(
         model=digest,
         training_text=None if training is None else training.sha256,
-        texts={key: None if text is None else text.sha256 for key, text in texts.items()},
+        texts={key: None if text is None else text.sha256 for key, text in measured.items()},
         code=_code(notes),
         machine=None,  # a benchmark's key names the machine that will run it
         sequence_length=None if config is None else sequence_length,
+        tasks=tasks,
     )
-    return Seen(sources, folder, sizes, sequence_length, _measured_tokens(recipe, texts, context), notes)
+    return Seen(sources, folder, sizes, sequence_length, _measured_tokens(recipe, measured, context), notes)
 
 
 def _model(
@@ -81,26 +88,49 @@ def _model(
     return sizes, plan.model_digest(folder, stored_model.stored_dtype(folder, recipe.model.dtype))
 
 
-def _texts(recipe: Recipe, places: Places, notes: list[str]) -> tuple[dict[str, Documents | None], Documents | None]:
+def _texts(
+    recipe: Recipe, places: Places, store: KeepsUploads, notes: list[str]
+) -> tuple[dict[str, Documents | None], Documents | None]:
     """The evaluation texts by key, and the training text without their documents."""
-    texts = {
-        text.key: _text(text.name, "evaluation", places, text.path, f"evaluate.perplexity.{index}", notes)
+    measured = {
+        text.key: _text(text, "evaluation", places, store, f"evaluate.perplexity.{index}", notes)
         for index, text in enumerate(recipe.evaluate.perplexity)
     }
-    training = _text(recipe.data.name, "train", places, recipe.data.path, "data.name", notes)
-    held_out = [text for text in texts.values() if text is not None]
-    if training is None or len(held_out) < len(texts):
-        return texts, None
-    return texts, dataset.without(training, held_out)
+    training = _text(recipe.data, "train", places, store, "data.name", notes)
+    held_out = [text for text in measured.values() if text is not None]
+    if training is None or len(held_out) < len(measured):
+        return measured, None
+    return measured, dataset.without(training, held_out)
 
 
-def _text(name: str, part: Part, places: Places, path: str | None, field: str, notes: list[str]) -> Documents | None:
+def _text(
+    text: NamedText, part: Part, places: Places, store: KeepsUploads, field: str, notes: list[str]
+) -> Documents | None:
     try:
-        return dataset.load(name, part, places, path, field)
+        return texts.load(text, part, places, store, field)
     except RecipeError as error:
-        if path is not None:
+        if text.name == "text":
             raise InvalidRecipe.of(error) from error
-        notes.append(f"{error.field}: {name} is not on this machine: {error.detail}")
+        notes.append(f"{error.field}: {text.name} is not on this machine: {error.detail}")
+    except Transient as error:
+        notes.append(f"{field}: the artifact store does not answer: {error}")
+    return None
+
+
+def _task(wanted: WantedTask, places: Places, notes: list[str]) -> str | None:
+    """Digest of a task's rows, where they are on this machine.
+
+    Raises:
+        RecipeError: a file of the task is malformed.
+    """
+    rows = load_local(wanted, places)
+    if rows is None:
+        notes.append(f"{wanted.field}: the rows of {wanted.name} are not on this machine; the worker asks the hub")
+        return None
+    try:
+        return digest(rows)
+    except PackageNotFoundError as error:
+        notes.append(f"{wanted.field}: {error.name} is not installed where this was planned")
         return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +13,21 @@ from typing import Any
 import psutil
 
 DEADLINE_SECONDS = 20.0
+
+
+def interruptible(module: str, *arguments: str) -> list[str]:
+    """A command that runs the module, and heeds SIGINT whoever started the tests.
+
+    A shell without job control has its background commands ignore SIGINT, and their children inherit that: a test that
+    interrupts a child would then wait for ever.
+    """
+    code = (
+        "import runpy, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "sys.argv[0] = sys.argv.pop(1)\n"
+        "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)\n"
+    )
+    return [sys.executable, "-c", code, module, *arguments]
 
 
 def until(condition: Callable[[], Any], seconds: float = DEADLINE_SECONDS) -> Any:

@@ -5,6 +5,7 @@ WorkerError
 ├── Diverged          training blew up: never retried unchanged
 ├── OutOfMemory       the node's memory did not suffice: never retried unchanged
 └── Transient         the surroundings failed: retried with backoff
+    └── StorageFull   no room on the disk of the artifact store
 """
 
 from typing import ClassVar, Literal
@@ -47,3 +48,7 @@ class OutOfMemory(WorkerError):
 
 class Transient(WorkerError):
     """The surroundings failed (network, disk, node); the same attempt may well succeed later."""
+
+
+class StorageFull(Transient):
+    """There is no room for what was to be written; it may come back when somebody frees some."""

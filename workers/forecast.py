@@ -14,26 +14,44 @@ from pathlib import Path
 from workers import stored_model
 from workers.contracts.recipe import Recipe
 from workers.contracts.results import Subject
+from workers.contracts.speed import UNTIMED
 from workers.contracts.training import TrainingSettings
-from workers.models.family import Config, ModelFamily, Slot, family_of, is_tied
-from workers.models.width import Width, is_principal, width_of
+from workers.models.family import family_of, is_tied
 from workers.plan import PlannedStage
-from workers.stored_model import PlainConfig
+from workers.shapes import head_slot, pruned_shapes
 
 FORWARD, BACKWARD, BACKWARD_TO_WEIGHTS = 2, 4, 2
 """Operations a parameter and token: a forward pass, a backward pass, and its part for the weights' own gradients."""
 
+FACTORS = 5
+"""Operations a parameter and token that go into LLM Surgeon's Kronecker factors, of layers about as wide as long."""
+
+BLOCK_AREAS, SITES_A_BLOCK = 12, 2
+"""A transformer block holds about so many times width² parameters, and reads the stream at so many sites."""
+
+EIGEN = 9
+"""Operations that all eigenvectors of a symmetric matrix take, in units of its width³."""
+
 CALIBRATION_SEQUENCES = 128
-"""As `workers.pruning.dress`, which looks at so many sequences before it trains."""
+"""As `workers.pruning.method`, whose methods look at so many sequences before it trains."""
 
 PROBES, PROBE_TOKENS = 2, 256
 """As `workers.stages.prune`, which compares two models on one sequence."""
 
+TASK_SIZES = {
+    "piqa": (1838, 2, 40),
+    "winogrande": (1267, 2, 25),
+    "hellaswag": (10042, 4, 90),
+    "arc_easy": (2376, 4, 35),
+    "arc_challenge": (1172, 4, 40),
+}
+"""Rows, choices a row and tokens a choice with its context, about, under the usual tokenizers."""
+
+UNKNOWN_TASK = (2000, 4, 100)
+"""The same of a task that is not in the table."""
+
 TRAINED_BYTES = 4
 """Of a parameter while a stage holds it: weights are read into float32."""
-
-GENERATION = {"cuda": (64, 128, 11), "cpu": (8, 32, 6)}
-"""Batch, new tokens and rounds (the warm-up too) of the benchmark, as `workers.stages.benchmark`."""
 
 
 @dataclass(frozen=True)
@@ -69,46 +87,17 @@ def sizes_of(recipe: Recipe, folder: Path) -> Sizes:
     """
     config = stored_model.plain_config(folder)
     family = family_of(config)
-    head = _head(family, config)
     stored = {name: list(tensor.shape) for name, tensor in stored_model.parameters(folder).items()}
     if is_tied(config):  # some exports store a tied head once more
-        stored.pop(head.parameter, None)
-    dense = Size(_elements(stored), int(config.hidden_size))
-    sizes: Sizes = {"dense": dense, "pruned": dense}
-    if recipe.method.kind == "dress":
-        width = width_of(recipe.method, family, config)
-        if is_tied(config) and is_principal(recipe.method, family, config):
-            # The rotation folds the last norm into the head, which then is the embedding no longer.
-            stored[head.parameter] = [int(config.vocab_size), dense.hidden_size]
-            config.tie_word_embeddings = False
-        sizes["pruned"] = Size(_elements(_cut(stored, family, config, width)), width.channels)
+        stored.pop(head_slot(family, config).parameter, None)
+    left, hidden_size = pruned_shapes(recipe.method, family, config, stored)
+    sizes: Sizes = {
+        "dense": Size(_elements(stored), int(config.hidden_size)),
+        "pruned": Size(_elements(left), hidden_size),
+    }
     if recipe.recover.kind != "none":
         sizes["recovered"] = sizes["pruned"]
     return sizes
-
-
-def _head(family: ModelFamily, config: Config) -> Slot:
-    """The head's slot, as of a model whose head is a tensor of its own."""
-
-    def slots(tied: bool) -> list[Slot]:
-        return family.slots(PlainConfig(**{**vars(config), "tie_word_embeddings": tied}))
-
-    shared = {slot.parameter for slot in slots(True)}
-    return next(slot for slot in slots(False) if slot.parameter not in shared)
-
-
-def _cut(stored: dict[str, list[int]], family: ModelFamily, config: Config, width: Width) -> dict[str, list[int]]:
-    """Each tensor that touches the residual stream loses its share along its own axis; nothing else changes."""
-    left = {name: list(shape) for name, shape in stored.items()}
-    cuts = [(slot.parameter, slot.axis, width.channels) for slot in family.slots(config)]
-    if width.heads is not None:
-        heads = family.head_slots(config)
-        cuts += [(slot.parameter, slot.axis, width.heads * slot.per_head) for slot in heads]
-    for parameter, axis, kept in cuts:
-        # A checkpoint of the bare decoder leaves the first part of the names out.
-        names = (parameter, family.stored_names.get(parameter, ""), parameter.partition(".")[2])
-        left[next((name for name in names if name in left), parameter)][axis] = kept
-    return left
 
 
 def _elements(shapes: Mapping[str, list[int]]) -> int:
@@ -127,7 +116,8 @@ def effort_of(
     dense, pruned = sizes["dense"].parameters, sizes["pruned"].parameters
     estimates: dict[str, Callable[[], Effort]] = {
         "evaluate": lambda: _evaluate(sizes[stage.subject or "dense"].parameters, measured_tokens),
-        "basis": lambda: _basis(recipe, dense, sequence_length),
+        "zero_shot": lambda: _zero_shot(recipe, sizes[stage.subject or "dense"].parameters),
+        "basis": lambda: _basis(recipe, sizes, sequence_length),
         "regularize": lambda: _regularize(recipe, dense, sequence_length),
         "prune": lambda: _moving(FORWARD * PROBES * PROBE_TOKENS * dense, dense + 3 * pruned),
         "recover": lambda: _recover(recipe, dense, pruned, sequence_length),
@@ -140,22 +130,59 @@ def _evaluate(parameters: int, tokens: int) -> Effort:
     return _moving(FORWARD * parameters * tokens, 2 * parameters if tokens else parameters)
 
 
-def _basis(recipe: Recipe, parameters: int, sequence_length: int) -> Effort:
-    """Looking at the stream, then refining the axes, for which the dense model runs along."""
+def _zero_shot(recipe: Recipe, parameters: int) -> Effort:
+    """Every choice of every row once, examples and all; the sizes of tasks that are not the paper's are guessed."""
+    tokens = 0
+    for task in recipe.evaluate.wanted_tasks:
+        rows, choices, length = TASK_SIZES.get(task.name, UNKNOWN_TASK)
+        tokens += min(rows, task.limit or rows) * choices * length * (1 + (task.num_fewshot or 0))
+    return _moving(FORWARD * parameters * tokens, 2 * parameters)
+
+
+def _basis(recipe: Recipe, sizes: Mapping[Subject, Size], sequence_length: int) -> Effort:
+    """Looking at the dense model, and for DReSS refining the axes, for which the dense model runs along."""
     settings, samples = recipe.method, recipe.data.regularize_samples or recipe.data.samples
+    dense, width = sizes["dense"].parameters, sizes["dense"].hidden_size
+    if settings.kind == "sleb":
+        tokens = min(settings.calibration_samples, samples) * sequence_length
+        return _moving(FORWARD * _parameters_passed(settings.ratio, sizes) * tokens, dense)
+    if settings.kind == "slicegpt":
+        # Every block runs once to its second norm, once to its end, and every site has a covariance and its axes.
+        tokens = min(settings.calibration_samples, samples) * sequence_length
+        sites = SITES_A_BLOCK * _blocks(dense, width)
+        return _moving((2 * FORWARD * dense + 2 * sites * width**2) * tokens + EIGEN * sites * width**3, dense)
     if settings.kind != "dress":
-        return Effort(0.0, 0.0)
+        return _moving(0, dense)
     is_rotated = settings.basis != "channels"
     rate = FORWARD + (BACKWARD if is_rotated and settings.sensitivity > 0 else 0)
-    operations = float(rate * parameters * min(CALIBRATION_SEQUENCES, samples) * sequence_length)
+    operations = float(rate * dense * min(CALIBRATION_SEQUENCES, samples) * sequence_length)
     if is_rotated:
         rate = 2 * FORWARD + BACKWARD - BACKWARD_TO_WEIGHTS
-        operations += rate * parameters * settings.refinement * samples * sequence_length
-    return _moving(operations, parameters)
+        operations += rate * dense * settings.refinement * samples * sequence_length
+    return _moving(operations, dense)
+
+
+def _blocks(parameters: int, width: int) -> int:
+    """About so many blocks a model of this size has."""
+    return max(1, round(parameters / (BLOCK_AREAS * width**2)))
+
+
+def _parameters_passed(ratio: float, sizes: Mapping[Subject, Size]) -> float:
+    """Parameters that a token passes while SLEB looks for blocks: those of blocks, and the head's at every trial."""
+    dense, gone = sizes["dense"].parameters, sizes["dense"].parameters - sizes["pruned"].parameters
+    blocks = max(3, _blocks(round(gone / ratio), sizes["dense"].hidden_size))
+    rest = max(0.0, dense - gone / ratio)
+    alive = [blocks - removal for removal in range(max(1, min(blocks - 2, round(ratio * blocks))))]
+    runs = sum((each - 2) * (each + 1) / 2 for each in alive)
+    return runs * gone / (ratio * blocks) + sum(each - 2 for each in alive) * rest
 
 
 def _regularize(recipe: Recipe, parameters: int, sequence_length: int) -> Effort:
     settings = recipe.method
+    if settings.kind == "llm_surgeon":
+        samples = min(settings.calibration_samples, recipe.data.regularize_samples or recipe.data.samples)
+        rate = FORWARD + BACKWARD - BACKWARD_TO_WEIGHTS + FACTORS
+        return _moving(rate * parameters * samples * sequence_length * settings.shots_taken, 2 * parameters)
     if settings.kind != "dress" or not settings.trains:
         return _moving(0, 2 * parameters)
     rate = _training(settings.training) + (FORWARD if settings.distillation else 0)
@@ -174,9 +201,13 @@ def _recover(recipe: Recipe, dense: int, pruned: int, sequence_length: int) -> E
 
 
 def _benchmark(recipe: Recipe, sizes: Mapping[Subject, Size]) -> Effort:
-    batch, new_tokens, rounds = GENERATION["cuda" if recipe.resources.gpus else "cpu"]
-    parameters = sum(size.parameters for size in sizes.values())
-    return _moving(FORWARD * parameters * batch * new_tokens * rounds, parameters)
+    """As long as the context allows; a model of a smaller one is asked less."""
+    form, parameters = recipe.speed_form(), sum(size.parameters for size in sizes.values())
+    if form is None:
+        return Effort(0.0, 0.0)
+    generated = form.batch_size * form.new_tokens * (form.rounds + UNTIMED)
+    read = form.prompt_tokens * (form.prompt_rounds + UNTIMED)
+    return _moving(FORWARD * parameters * (generated + read), parameters)
 
 
 def _training(settings: TrainingSettings) -> int:

@@ -43,7 +43,7 @@ class Ending:
 
 def stray_files(folder: Path) -> str | None:
     """Why this folder must not be written to, or None: it holds what a run would replace, and no run left it there."""
-    for name in ("model", "records"):
+    for name in ("model", "records", "figures"):
         if (folder / name).exists() and not (folder / "result.json").exists():
             return f"{folder / name} is there and no result of an earlier run; name another --out"
     return None

@@ -4,12 +4,12 @@ blobs/ab/abcdef…            bytes, named by their SHA-256
 stages/<key>.json           a finished stage's result
 claims/<key>.json           who computes a stage now, and until when
 checkpoints/<key>/<step>/   a stage's newest checkpoint
+uploads/ab/abcdef…          texts that were uploaded, named by their SHA-256
 drafts/                     what is being written; renamed into place when whole
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -20,12 +20,16 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from pydantic import ValidationError
 
 from workers.contracts.results import StageResult, StoredFile
+from workers.durable import place as _place
+from workers.durable import sync as _sync
+from workers.durable import sync_folder as _sync_folder
+from workers.durable import transient as _transient
 from workers.errors import Transient
+from workers.local_uploads import LocalUploads
 
 _CHUNK_BYTES = 4 * 1024 * 1024
 _STALE_DRAFT_SECONDS = 24 * 3600.0
@@ -43,6 +47,11 @@ class LocalStore:
 
     def __repr__(self) -> str:
         return f"LocalStore({str(self.root)!r})"
+
+    @property
+    def uploads(self) -> LocalUploads:
+        """The texts that were uploaded."""
+        return LocalUploads(self.root)
 
     def path_of(self, sha256: str) -> Path:
         """Where the bytes of this digest lie, or would lie."""
@@ -283,40 +292,8 @@ def _age_seconds(path: Path) -> float:
         return 0.0
 
 
-def _place(draft: Path, target: Path) -> None:
-    """Make a whole draft visible under its name, for good."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(draft, target)
-    _sync_folder(target.parent)
-
-
 def _is_whole(file: Path, size_bytes: int) -> bool:
     try:
         return file.stat().st_size == size_bytes
     except OSError:
         return False
-
-
-def _sync(stream: BinaryIO) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename survives a power cut only once its folder is on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _transient(what: str) -> Iterator[None]:
-    """Report the file system's troubles as faults that pass, with a remedy."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "free space on that disk" if full else "check that the folder is there and writable"
-        raise Transient(f"{what}: {error}; {remedy}") from error

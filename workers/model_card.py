@@ -8,7 +8,9 @@ from typing import Any
 import yaml
 
 from workers.contracts.recipe import Recipe
-from workers.contracts.results import Measurement, Results
+from workers.contracts.results import Measurement, Results, Speed, TimesAsFast
+from workers.contracts.tasks import TaskFigure
+from workers.models.family import SLICED
 
 CARD = """\
 ---
@@ -35,6 +37,7 @@ SHA-256 over the stored tensors, whatever files hold them:
 {recipe}```
 """
 
+MIB = 2**20
 
 STOCK = "Load it with `AutoModelForCausalLM.from_pretrained`; no remote code is needed."
 
@@ -44,6 +47,17 @@ architecture derives the size of an attention head from the width of the model, 
 `{file}` in this folder lets the config say it and changes nothing else. Read it before you trust it. `AutoTokenizer`
 reads the config too, so give it the same argument. For OPT and GPT-NeoX, `method.export: native` makes a model that
 needs no such file, at the price of attention heads."""
+
+SLICED_CODE = """\
+Load it with `AutoModelForCausalLM.from_pretrained(..., trust_remote_code=True)`. The stream has another basis before
+every norm, and a matrix on each residual shortcut leads from one to the next, which the library's own code cannot say;
+the file `{file}` in this folder does. Read it before you trust it. `AutoTokenizer` reads the config too, so give it the
+same argument."""
+
+ZEROS = """\
+With the method `llm_surgeon` {share:.0%} of the elements of the blocks' linear layers were set to zero, in whole rows
+and columns. The shapes are the dense model's, and so are size and speed; layers reshaped to what is left would hold
+what the table calls nonzero parameters."""
 
 
 def model_card(
@@ -68,11 +82,18 @@ def model_card(
         what="pruned" if is_pruned else "fine-tuned",
         how=_how(recipe),
         licence=_licence(licence),
-        loading=STOCK if modelling_file is None else REMOTE_CODE.format(file=modelling_file),
+        loading=_loading(modelling_file),
         table=_table(results),
         digests=_digests(results, dense_digest),
         recipe=yaml.safe_dump(shown, sort_keys=False),
     )
+
+
+def _loading(modelling_file: str | None) -> str:
+    if modelling_file is None:
+        return STOCK
+    text = SLICED_CODE if modelling_file.startswith(f"modeling_{SLICED}") else REMOTE_CODE
+    return text.format(file=modelling_file)
 
 
 def _licence(licence: Mapping[str, Any]) -> str:
@@ -94,8 +115,11 @@ def _how(recipe: Recipe) -> str:
     method = recipe.method
     if not method.ratio:
         return "Nothing was removed: this is a control, the dense model fine-tuned on the same data."
+    if method.kind == "llm_surgeon":
+        return ZEROS.format(share=method.ratio)
     preset = f" (preset `{method.preset}`)" if hasattr(method, "preset") else ""
-    return f"{method.ratio:.0%} of the hidden channels were removed with the method `{method.kind}`{preset}."
+    parts = "transformer blocks" if method.kind == "sleb" else "hidden channels"
+    return f"{method.ratio:.0%} of the {parts} were removed with the method `{method.kind}`{preset}."
 
 
 def _without_folders(recipe: Recipe) -> dict[str, Any]:
@@ -118,14 +142,67 @@ def _table(results: Results) -> str:
     rows += [
         [_measure(results, text), *(_perplexity(measured, text) for measured in columns.values())] for text in texts
     ]
-    for name in ("parameters", "bytes", "hidden_size"):
+    rows += _task_rows([measured.tasks or {} for measured in columns.values()])
+    for name in ("parameters", "nonzero_parameters", "bytes", "hidden_size"):
         figures = [getattr(measured, name) for measured in columns.values()]
+        if name == "nonzero_parameters" and not any(figures):
+            continue
         rows.append([name.replace("_", " "), *("" if figure is None else f"{figure:,}" for figure in figures)])
-    speeds = [measured.speed for measured in columns.values()]
-    if any(speeds):
-        rates = ["" if speed is None else f"{speed.generation_tokens_per_second:,.0f}" for speed in speeds]
-        rows.append([f"tokens/s on {next(speed.device for speed in speeds if speed)}", *rates])
+    rows += _speed_rows([measured.speed for measured in columns.values()])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _task_rows(measured: list[dict[str, TaskFigure]]) -> list[list[str]]:
+    """A row a task: its metric with the standard error, and what the figures rest on."""
+    rows = []
+    for name in dict.fromkeys(name for tasks in measured for name in tasks):
+        one = next(tasks[name] for tasks in measured if name in tasks)
+        title = f"{name}, {one.metric} ({one.num_fewshot}-shot, {one.n:,} rows, {one.version})"
+        rows.append([title, *(_score(tasks.get(name)) for tasks in measured)])
+    return rows
+
+
+def _score(figure: TaskFigure | None) -> str:
+    if figure is None or figure.value is None:
+        return ""
+    return f"{figure.value:.4f}" + ("" if figure.stderr is None else f" ± {figure.stderr:.4f}")
+
+
+def _speed_rows(speeds: list[Speed | None]) -> list[list[str]]:
+    """Both kinds of work: tokens a second, how many times dense's they are and could be, memory."""
+    one = next((speed for speed in speeds if speed), None)
+    if one is None:
+        return []
+    kinds = {
+        f"tokens/s on {one.device}, {one.batch_size} x {one.new_tokens} generated": (
+            [speed.generation_tokens_per_second if speed else None for speed in speeds],
+            [speed.generation if speed else None for speed in speeds],
+        ),
+        f"tokens/s on {one.device}, a prompt of {one.prompt_tokens}": (
+            [speed.prompt_tokens_per_second if speed else None for speed in speeds],
+            [speed.prompt if speed else None for speed in speeds],
+        ),
+    }
+    rows = []
+    for title, (rates, works) in kinds.items():
+        ratios = [work.ratio if work else None for work in works]
+        rows += [
+            [title, *("" if rate is None else f"{rate:,.0f}" for rate in rates)],
+            ["times dense (p10 to p90)", *("" if ratio is None else _spread(ratio) for ratio in ratios)],
+            [
+                "times dense by arithmetic",
+                *(f"{work.ideal_ratio:.2f}" if work and work.ideal_ratio else "" for work in works),
+            ],
+            [
+                "peak memory, MiB",
+                *(f"{work.peak_bytes / MIB:,.1f}" if work and work.peak_bytes else "" for work in works),
+            ],
+        ]
+    return [row for row in rows if any(row[1:])]
+
+
+def _spread(ratio: TimesAsFast) -> str:
+    return f"{ratio.median:.2f} ({ratio.p10:.2f} to {ratio.p90:.2f})"
 
 
 def _columns(results: Results) -> dict[str, Measurement]:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from workers import stored_model
 from workers.contracts.recipe import Recipe
 from workers.contracts.results import StageName, Subject
+from workers.contracts.speed import SpeedSettings
 from workers.contracts.training import TrainingSettings
 from workers.forecast import sizes_of
 from workers.peaks import Items, Rules
@@ -88,18 +89,32 @@ def _advice(rules: Rules, stage: Stage, limit_bytes: int, device: str) -> str:
 
 def _changes(stage: StageName, recipe: Recipe) -> Iterator[Change]:
     """What saves memory in this stage: first what only costs time, then what may cost quality."""
-    if stage == "evaluate":
-        size = recipe.evaluate.batch_size
-        while (size := size // 2) > 0:
-            yield {"evaluate.batch_size": size}
+    if name := {"evaluate": "batch_size", "zero_shot": "tasks_batch_size"}.get(stage):
+        yield from _halved(f"evaluate.{name}", getattr(recipe.evaluate, name))
     elif stage == "recover" and recipe.recover.kind != "none":
         yield from _training_changes("recover.training", recipe.recover.training)
         yield {"recover.distillation": 0.0}
     elif stage == "regularize" and recipe.method.kind == "dress":
         yield from _training_changes("method.training", recipe.method.training)
         yield {"method.distillation": 0.0}
+    elif stage == "benchmark" and (form := recipe.speed_form()):
+        asked = recipe.evaluate.speed
+        settings = asked.model_dump(exclude_none=True) if isinstance(asked, SpeedSettings) else {}
+        size = form.batch_size
+        while (size := size // 2) > 0:
+            yield {"evaluate.speed": {**settings, "batch_size": size}}
+        yield {"evaluate.speed": False}  # the models are held together, and their weights do not shrink
+    elif stage == "regularize" and recipe.method.kind == "llm_surgeon":
+        yield from _halved("method.batch_size", recipe.method.batch_size)
     elif stage == "basis":
+        if recipe.method.kind == "sleb" or recipe.method.kind == "slicegpt":
+            yield from _halved("method.batch_size", recipe.method.batch_size)
         yield {"data.sequence_length": 512}
+
+
+def _halved(field: str, size: int) -> Iterator[Change]:
+    while (size := size // 2) > 0:
+        yield {field: size}
 
 
 def _training_changes(field: str, settings: TrainingSettings) -> Iterator[Change]:

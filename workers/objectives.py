@@ -17,6 +17,9 @@ from transformers import PreTrainedModel
 Objective = Callable[[Tensor], Tensor]
 """Token ids [B, L] → scalar loss."""
 
+Parts = dict[str, Tensor]
+"""Where an objective leaves the terms of its last loss, detached and unweighted: `cross_entropy`, `divergence`."""
+
 _PROBE_TOKENS = 8
 _PROBE_TOLERANCE = 1e-3
 """Relative to the largest logit; the arithmetic of a half-width type may differ so much between two orders."""
@@ -30,7 +33,7 @@ def language_modelling(model: nn.Module, *, chunk_tokens: int | None = None) -> 
     """
     student = _split(model) if chunk_tokens else None
     if student and chunk_tokens:
-        return _chunked(student, None, 0.0, chunk_tokens)
+        return _chunked(student, None, 0.0, chunk_tokens, {})
 
     def loss(ids: Tensor) -> Tensor:
         logits = model(input_ids=ids, use_cache=False).logits  # [B, L, V]
@@ -39,16 +42,20 @@ def language_modelling(model: nn.Module, *, chunk_tokens: int | None = None) -> 
     return loss
 
 
-def distillation(model: nn.Module, teacher: nn.Module, share: float, *, chunk_tokens: int | None = None) -> Objective:
+def distillation(
+    model: nn.Module, teacher: nn.Module, share: float, *, chunk_tokens: int | None = None, parts: Parts | None = None
+) -> Objective:
     """(1 - share)·cross-entropy + share·KL(teacher ‖ model), both means over tokens, in nats.
 
     Args:
         teacher: of the same vocabulary; its output is a constant.
         chunk_tokens: as in `language_modelling`, for both models.
+        parts: takes both terms.
     """
+    told: Parts = {} if parts is None else parts
     student, master = (_split(model), _split(teacher)) if chunk_tokens else (None, None)
     if student and master and chunk_tokens:
-        return _chunked(student, master, share, chunk_tokens)
+        return _chunked(student, master, share, chunk_tokens, told)
 
     def loss(ids: Tensor) -> Tensor:
         with torch.no_grad():
@@ -56,6 +63,7 @@ def distillation(model: nn.Module, teacher: nn.Module, share: float, *, chunk_to
         given = F.log_softmax(model(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1).float(), -1)
         cross_entropy = F.nll_loss(given, ids[:, 1:].flatten())
         divergence = F.kl_div(given, wanted, log_target=True, reduction="batchmean")
+        told.update(cross_entropy=cross_entropy.detach(), divergence=divergence.detach())
         return (1 - share) * cross_entropy + share * divergence
 
     return loss
@@ -118,22 +126,23 @@ def _gives_the_same(split: _Split, model: nn.Module) -> bool:
     return bool((given - wanted).abs().max() <= _PROBE_TOLERANCE * wanted.abs().max())
 
 
-def _chunked(student: _Split, teacher: _Split | None, share: float, chunk_tokens: int) -> Objective:
+def _chunked(student: _Split, teacher: _Split | None, share: float, chunk_tokens: int, told: Parts) -> Objective:
     """The same losses, with head, softmax and sum over one chunk of tokens at a time.
 
     A chunk's logits are dropped after the forward pass and computed again in the backward pass, so that besides the
     hidden states [n, d] never more than a few tensors [chunk, V] exist.
     """
 
-    def part(hidden: Tensor, targets: Tensor, known: Tensor | None) -> Tensor:
-        """The chunk's share of the loss, summed over its tokens."""
+    def part(hidden: Tensor, targets: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The chunk's share of the loss, summed over its tokens, and its terms, detached."""
         given = F.log_softmax(student.logits(hidden).float(), -1)  # [chunk, V]
         cross_entropy = F.nll_loss(given, targets, reduction="sum")
         if teacher is None or known is None:
-            return cross_entropy
+            return cross_entropy, cross_entropy.detach(), torch.zeros_like(cross_entropy)
         with torch.no_grad():
             wanted = F.log_softmax(teacher.logits(known).float(), -1)
-        return (1 - share) * cross_entropy + share * F.kl_div(given, wanted, log_target=True, reduction="sum")
+        divergence = F.kl_div(given, wanted, log_target=True, reduction="sum")
+        return (1 - share) * cross_entropy + share * divergence, cross_entropy.detach(), divergence.detach()
 
     def loss(ids: Tensor) -> Tensor:
         known: list[Tensor] | None = None
@@ -142,9 +151,14 @@ def _chunked(student: _Split, teacher: _Split | None, share: float, chunk_tokens
                 known = list(teacher.hidden(ids)[:, :-1].flatten(0, 1).split(chunk_tokens))
         hidden = student.hidden(ids)[:, :-1].flatten(0, 1).split(chunk_tokens)
         targets = ids[:, 1:].flatten().split(chunk_tokens)
-        total = torch.zeros((), device=ids.device)
+        total, terms = torch.zeros((), device=ids.device), torch.zeros(2, device=ids.device)
         for number, (chunk, wanted) in enumerate(zip(hidden, targets, strict=True)):
-            total = total + checkpoint(part, chunk, wanted, known[number] if known else None, use_reentrant=False)
-        return total / sum(len(chunk) for chunk in targets)
+            share_of_loss, *its_terms = checkpoint(
+                part, chunk, wanted, known[number] if known else None, use_reentrant=False
+            )
+            total, terms = total + share_of_loss, terms + torch.stack(its_terms)
+        tokens = sum(len(chunk) for chunk in targets)
+        told.update(cross_entropy=terms[0] / tokens, divergence=terms[1] / tokens)
+        return total / tokens
 
     return loss

@@ -27,6 +27,7 @@ from workers.contracts.places import Places
 from workers.contracts.recipe import Recipe
 from workers.contracts.results import Results, StageMemory, StageName, StageResult, StoredFile, Subject
 from workers.contracts.store import ArtifactStore
+from workers.drawing import drawn
 from workers.errors import Transient
 from workers.high_water import measured_peak
 from workers.licence import licence_of
@@ -38,12 +39,20 @@ from workers.stages.benchmark import benchmark
 from workers.stages.evaluate import evaluate
 from workers.stages.outcome import StageRun
 from workers.stages.prune import prune
+from workers.stages.record import RECORDS
 from workers.stages.recover import recover
-from workers.stages.regularize import RECORD, regularize
+from workers.stages.regularize import regularize
+from workers.stages.zero_shot import zero_shot
 from workers.workbench import Workbench
 
 CLAIM_SECONDS = 30.0
 """How long a claim on a stage stands unless it is prolonged; while the stage is computed, it is."""
+
+MEASURING: dict[StageName, Callable[[Workbench, Subject, Path], StageRun]] = {
+    "evaluate": evaluate,
+    "zero_shot": zero_shot,
+}
+"""The stages that are about one of the models."""
 
 
 @dataclass(frozen=True)
@@ -121,18 +130,20 @@ def plan(bench: Workbench, finished: dict[str, StageResult]) -> list[Stage]:
         return lambda: bench.folder_of(finished[keys[name] or ""])
 
     folders: dict[Subject, Callable[[], Path]] = {"dense": lambda: bench.dense_folder, "pruned": left_by("prune")}
-    if "recover" in keys:
-        folders["recovered"] = left_by("recover")
+    folders |= {"recovered": left_by("recover")} if "recover" in keys else {}
+
+    def prepared() -> Path | None:
+        return left_by("basis")() if "basis" in keys else None
 
     def start(name: StageName, key: str, subject: Subject | None) -> StageRun:
-        if name == "evaluate" and subject is not None:
-            return evaluate(bench, subject, folders[subject]())
+        if subject is not None:
+            return MEASURING[name](bench, subject, folders[subject]())
         if name == "basis":
             return basis(bench, key)
         if name == "regularize":
-            return regularize(bench, key, left_by("basis")() if "basis" in keys else None)
+            return regularize(bench, key, prepared())
         if name == "prune":
-            return prune(bench, key, left_by("regularize")())
+            return prune(bench, key, left_by("regularize")(), prepared())
         if name == "recover" and recipe.recover.kind != "none":
             return recover(bench, key, folders["pruned"](), recipe.recover)
         return benchmark(bench, {each: folder() for each, folder in folders.items()})
@@ -207,18 +218,15 @@ def _stored(bench: Workbench, folder: Path | None) -> list[StoredFile]:
 
 
 def _artifact(bench: Workbench, finished: dict[str, StageResult], results: Results) -> list[StoredFile]:
-    """The job's files: the final model's and what training recorded, already in the store, and the model's card."""
+    """The job's files: the final model's and what training recorded, already in the store, its card, and figures."""
     final = [result for result in finished.values() if result.stage in ("prune", "recover")][-1]
     card = bench.workspace / "README.md"
     modelling_file = next((stored.path for stored in final.files if stored.path.startswith("modeling_")), None)
     licence = licence_of(bench.dense_folder)
     text = model_card(bench.recipe, results, bench.dense_digest, licence, modelling_file)
     card.write_text(text, encoding="utf-8")
-    files = [stored.model_copy(update={"path": f"model/{stored.path}"}) for stored in final.files]
-    records = [
-        stored.model_copy(update={"path": f"records/{stored.path}"})
-        for result in finished.values()
-        for stored in result.files
-        if stored.path == RECORD
-    ]
-    return [*files, bench.store.put(card, "model/README.md"), *records]
+    left = [stored for result in finished.values() for stored in result.files]
+    records = [stored for stored in left if stored.path.startswith(f"{RECORDS}/")]
+    weights = [stored for stored in final.files if stored not in records]
+    files = [stored.model_copy(update={"path": f"model/{stored.path}"}) for stored in weights]
+    return [*files, bench.store.put(card, "model/README.md"), *records, *drawn(records, bench.store, bench.workspace)]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -16,19 +17,43 @@ from typing import Any
 from workers import stored_model
 from workers.contracts.recipe import Recipe
 from workers.contracts.results import StageName, Subject
+from workers.contracts.tasks import PAPER_ZERO_SHOT
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
 """Libraries whose versions decide results."""
 
 NOT_DECIDING = frozenset(
     {
-        *("__init__.py", "__main__.py", "actor.py", "attempt.py", "contracts", "errors.py", "forecast.py"),
-        *("high_water.py", "licence.py", "local_run.py", "local_store.py", "model_card.py", "needs.py", "peaks.py"),
-        *("pipeline.py", "room.py", "study_run.py", "study_table.py"),
+        *(
+            "__init__.py",
+            "__main__.py",
+            "actor.py",
+            "attempt.py",
+            "contracts",
+            "drawing.py",
+            "durable.py",
+            "errors.py",
+            "figures",
+            "forecast.py",
+        ),
+        *(
+            "high_water.py",
+            "licence.py",
+            "local_run.py",
+            "local_store.py",
+            "local_uploads.py",
+            "model_card.py",
+            "needs.py",
+            "peaks.py",
+        ),
+        *("pipeline.py", "room.py", "shapes.py", "comparison", "study_run.py", "study_table.py"),
     }
 )
 """The parts of this package that change no stage's result. A new module counts as deciding until it is named here:
 computing once too often is cheap, finding a stale result is not."""
+
+NOT_OF_PERPLEXITY = {"speed", "perplexity", "tasks", "tasks_limit", "tasks_num_fewshot", "tasks_batch_size", "tasks_of"}
+"""Fields of `evaluate` that decide no perplexity; the texts stand in the keys by their digests."""
 
 DECIDING_CONTRACTS = frozenset({"contracts/widths.py"})
 """Contracts that compute; what the others hold is in the keys by value."""
@@ -50,6 +75,8 @@ class Sources:
     """What the speed of a model depends on, in words."""
     sequence_length: int | None = None
     """Tokens of a training sequence, where the recipe leaves it to the model."""
+    tasks: Mapping[str, str | None] = field(default_factory=dict)
+    """Of each zero-shot task's rows and of lm-eval, by its name."""
 
     @classmethod
     def unknown(cls) -> Sources:
@@ -72,14 +99,19 @@ def stages_of(recipe: Recipe, sources: Sources) -> list[PlannedStage]:
     """The stages of a recipe, in order."""
     code, seed = sources.code, recipe.seed
     device = device_kind(recipe)
-    # A path decides nothing: the digest of what it leads to does.
-    data = recipe.data.model_dump(mode="json", exclude={"path"})
+    examined = recipe.evaluate.tasks_of if recipe.evaluate.tasks else []
+    # A path or an id decides nothing: the digest of what it leads to does.
+    data = recipe.data.model_dump(mode="json", exclude={"path", "dataset", "dataset_sha256"})
     data["sequence_length"] = recipe.data.sequence_length or sources.sequence_length
-    measured = recipe.evaluate.model_dump(mode="json", exclude={"speed", "perplexity"})
-    texts = None if None in sources.texts.values() else sources.texts
+    measured = recipe.evaluate.model_dump(mode="json", exclude=NOT_OF_PERPLEXITY)
+    texts = _known(sources.texts)
 
-    def evaluating(subject: Subject, model: str | None) -> PlannedStage:
-        return PlannedStage("evaluate", _key("evaluate", model, measured, texts, code, device), subject)
+    def evaluating(subject: Subject, model: str | None) -> list[PlannedStage]:
+        perplexities = PlannedStage("evaluate", _key("evaluate", model, measured, texts, code, device), subject)
+        if subject not in examined:
+            return [perplexities]
+        key = _key("zero_shot", model, _examination(recipe), _known(sources.tasks), seed, code, device)
+        return [perplexities, PlannedStage("zero_shot", key, subject)]
 
     found = recipe.method.for_basis()
     seen = (sources.model, data, seed, sources.training_text, code, device)
@@ -87,20 +119,33 @@ def stages_of(recipe: Recipe, sources: Sources) -> list[PlannedStage]:
     regularized = _key("regularize", recipe.method.for_regularize(), basis, *seen)
     final = pruned = _key("prune", regularized, recipe.method.for_prune(), seed)
     stages = [
-        evaluating("dense", sources.model),
+        *evaluating("dense", sources.model),
         *([] if found is None else [PlannedStage("basis", basis)]),
         PlannedStage("regularize", regularized),
         PlannedStage("prune", pruned),
-        evaluating("pruned", pruned),
+        *evaluating("pruned", pruned),
     ]
     if recipe.recover.kind != "none":
         final = _key("recover", pruned, recipe.recover.model_dump(mode="json"))
-        stages += [PlannedStage("recover", final), evaluating("recovered", final)]
-    if recipe.evaluate.speed:
+        stages += [PlannedStage("recover", final), *evaluating("recovered", final)]
+    if (form := recipe.speed_form()) is not None:
         occupied = recipe.resources.model_dump(mode="json", include={"gpus", "cpus"})
-        key = _key("benchmark", sources.model, pruned, final, occupied, sources.machine, code, device)
+        asked = asdict(form)  # what the model's context makes of it follows from the model
+        key = _key("benchmark", asked, sources.model, pruned, final, occupied, sources.machine, code, device, seed)
         stages.append(PlannedStage("benchmark", key))
     return stages
+
+
+def _examination(recipe: Recipe) -> dict[str, Any]:
+    """All of the recipe that decides the figures of zero-shot tasks; where the recipe names a task does not."""
+    tasks = [{**asdict(task), "metric": task.metric, "field": None} for task in recipe.evaluate.wanted_tasks]
+    groups = [task.name for task in recipe.evaluate.tasks if task.name == PAPER_ZERO_SHOT]
+    return {"tasks": tasks, "groups": groups, "batch_size": recipe.evaluate.tasks_batch_size}
+
+
+def _known(digests: Mapping[str, str | None]) -> dict[str, str | None] | None:
+    """The digests; None if one of them is not known."""
+    return None if None in digests.values() else dict(digests)
 
 
 def device_kind(recipe: Recipe) -> str:

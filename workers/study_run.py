@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from workers.comparison.drawing import write_figures
 from workers.contracts.places import Places
 from workers.contracts.recipe import Recipe
 from workers.contracts.study import Row, Study
@@ -20,7 +22,7 @@ from workers.study_table import StudyTable, TableRow
 
 
 def run_study(study: Study, rows: Sequence[Row], out: Path, *, keep_models: bool, tell: Tell) -> StudyTable:
-    """Run the rows one after the other, into `out/<slug>/`, and write the table anew after each.
+    """Run the rows one after the other, into `out/<slug>/`, and write the table anew after each, figures at the end.
 
     One store serves them all: a stage that rows share is computed once, and an interrupted study goes on where it was.
     Unless models are kept, a stage's files go once no row to come has a use for them.
@@ -42,7 +44,15 @@ def run_study(study: Study, rows: Sequence[Row], out: Path, *, keep_models: bool
         done.append(line)
         table = StudyTable(title=study.title, about=study.about, rows=done)
         table.write(out)
+    _draw(table, out / "figures")
     return table
+
+
+def _draw(table: StudyTable, folder: Path) -> None:
+    """The table's figures, in place of an earlier run's."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    write_figures(table.rows, folder)
 
 
 def _line(row: Row, ending: Ending) -> TableRow:
@@ -95,7 +105,7 @@ def stand_in_keys(recipe: Recipe) -> list[str | None]:
     texts = recipe.evaluate.model_dump_json(include={"perplexity"})
     sources = Sources(
         model=recipe.model.model_dump_json(),
-        training_text=recipe.data.model_dump_json(include={"name", "path"}) + texts,
+        training_text=recipe.data.model_dump_json(include={"name", "path", "dataset"}) + texts,
         texts={"all": texts},
         code="",
         machine="",

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from workers.contracts.training import TrainingSettings
 from workers.errors import Diverged
-from workers.objectives import Objective
+from workers.objectives import Objective, Parts
 from workers.optimizers import Optimizers
 
 
@@ -43,6 +43,10 @@ class Rider(Protocol):
         ...
 
 
+Point = tuple[int, dict[str, float]]
+"""A reported step, and its figures that the machine's speed does not decide."""
+
+
 @dataclass(frozen=True)
 class TrainingState:
     """All that changes while training, besides the random state and the step."""
@@ -52,6 +56,8 @@ class TrainingState:
     optimizers: Optimizers
     scaler: torch.amp.GradScaler
     """Scales the loss under float16; switched off otherwise."""
+    curve: list[Point] = field(default_factory=list)
+    """What was reported so far, so that a resumed run can tell its whole story."""
 
 
 class Keeper(Protocol):
@@ -84,6 +90,8 @@ class Step:
     """Empty on the steps that are not reported."""
     checkpointed: bool = False
     resumed: bool = False
+    earlier: tuple[Point, ...] = ()
+    """On the step that a run resumes from: what was reported before it."""
 
 
 def steps_of(samples: int, settings: TrainingSettings) -> int:
@@ -100,6 +108,7 @@ def train(
     seed: int,
     rider: Rider | None = None,
     keeper: Keeper | None = None,
+    parts: Parts | None = None,
 ) -> Iterator[Step]:
     """Train the parameters that require a gradient, yielding after each step.
 
@@ -111,6 +120,7 @@ def train(
         sequences: token ids [samples, L].
         settings: `weights: bfloat16` casts the parameters in place at the first step, unless some are frozen.
         objective: of this model; see `workers.objectives`.
+        parts: where the objective leaves its terms, to be reported along with the loss.
     Raises:
         Diverged: the loss of a reported step is not finite.
     """
@@ -122,7 +132,7 @@ def train(
     with _activations_dropped(model, settings), _updates_in_backward(state, settings, rider):
         done = keeper.load(state) if keeper else 0
         if done:
-            yield Step(done, steps, resumed=True)
+            yield Step(done, steps, resumed=True, earlier=tuple(state.curve))
         for step in range(done, steps):
             started = time.monotonic()
             ids = batch(sequences, step, settings.batch_size, seed).to(device)
@@ -130,21 +140,23 @@ def train(
             state.optimizers.set_rate(rate)
             if rider:
                 rider.before_step(step)
-            loss = _gradients(objective, ids, settings, state.scaler)
+            loss, terms = _gradients(objective, ids, settings, state.scaler, parts)
             if not settings.step_in_backward:
                 _update(state, settings, rider)
             if rider:
                 rider.after_step(step)
             done = step + 1
+            metrics: dict[str, float] = {}
+            if done % max(1, steps // REPORTS) == 0 or done == steps:
+                metrics = {"loss": _finite(loss, done), "learning_rate": rate, "seconds": time.monotonic() - started}
+                metrics |= {name: term.item() for name, term in terms.items()}
+                metrics |= {"loss_scale": state.scaler.get_scale()} if state.scaler.is_enabled() else {}
+                metrics |= rider.metrics() if rider else {}
+                state.curve.append((done, {name: value for name, value in metrics.items() if name != "seconds"}))
             checkpointed = keeper is not None and keeper.due(done, steps)
             if keeper and checkpointed:
                 _finite(loss, done)  # a diverged state is not worth keeping
                 keeper.save(done, state)
-            metrics: dict[str, float] = {}
-            if done % max(1, steps // REPORTS) == 0 or done == steps:
-                metrics = {"loss": _finite(loss, done), "learning_rate": rate, "seconds": time.monotonic() - started}
-                metrics |= {"loss_scale": state.scaler.get_scale()} if state.scaler.is_enabled() else {}
-                metrics |= rider.metrics() if rider else {}
             yield Step(done, steps, metrics, checkpointed)
 
 
@@ -168,21 +180,27 @@ def _state(model: nn.Module, settings: TrainingSettings, seed: int) -> TrainingS
     return TrainingState(parameters, Optimizers(parameters, settings, seed), scaler)
 
 
-def _gradients(objective: Objective, ids: Tensor, settings: TrainingSettings, scaler: torch.amp.GradScaler) -> Tensor:
-    """Backward of the batch's mean loss, in parts of about equal size; the loss, detached.
+def _gradients(
+    objective: Objective, ids: Tensor, settings: TrainingSettings, scaler: torch.amp.GradScaler, parts: Parts | None
+) -> tuple[Tensor, Parts]:
+    """Backward of the batch's mean loss, in slices of about equal size; the loss and its terms, detached.
 
-    Every token counts the same, whatever the size of its part: a part's mean loss is weighted by its sequences.
+    Every token counts the same, whatever the size of its slice: a slice's mean loss is weighted by its sequences.
     """
-    parts = ids.split(math.ceil(settings.batch_size / settings.accumulation_steps))
-    losses = []
-    for part in parts:
+    slices = ids.split(math.ceil(settings.batch_size / settings.accumulation_steps))
+    losses: list[Tensor] = []
+    terms: Parts = {}
+    for part in slices:
         with _autocast(ids.device, settings):
             loss = objective(part)
-        if len(parts) > 1:
-            loss = loss * (len(part) / len(ids))
+        share = len(part) / len(ids)
+        if len(slices) > 1:
+            loss = loss * share
         scaler.scale(loss).backward()
         losses.append(loss.detach())
-    return torch.stack(losses).sum()
+        for name, term in (parts or {}).items():
+            terms[name] = terms[name] + term * share if name in terms else term * share
+    return torch.stack(losses).sum(), terms
 
 
 def _update(state: TrainingState, settings: TrainingSettings, rider: Rider | None) -> None:

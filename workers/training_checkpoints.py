@@ -97,6 +97,7 @@ class TrainingCheckpoints:
         torch.set_rng_state(random["cpu"])
         if "cuda" in random and torch.cuda.is_available():
             torch.cuda.set_rng_state(random["cuda"])
+        state.curve[:] = [(int(step), figures) for step, figures in self._state.get("curve", [])]
         self._read = {}
         self._last_seconds = self._clock()
         return int(self._state["step"])
@@ -115,7 +116,8 @@ class TrainingCheckpoints:
             random["cuda"] = torch.cuda.get_rng_state()
         for part, tensors in zip(PARTS, (weights, kept, random, self.extra), strict=True):
             save_file(tensors, self._folder / f"{part}.safetensors")
-        (self._folder / "state.json").write_text(json.dumps({"step": step, "scaler": state.scaler.state_dict()}))
+        told = {"step": step, "scaler": state.scaler.state_dict(), "curve": state.curve}
+        (self._folder / "state.json").write_text(json.dumps(told))
         self._store.save_checkpoint(self._key, step, self._folder)
         self._clear()
         self._last_seconds = self._clock()

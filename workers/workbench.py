@@ -6,13 +6,14 @@ import os
 import platform
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from workers import checkpoints, stored_model
+from workers import checkpoints, stored_model, texts
 from workers.adapters import check_targets
 from workers.contracts.places import Places
 from workers.contracts.recipe import Recipe
@@ -23,6 +24,9 @@ from workers.errors import RecipeError
 from workers.models.family import family_of
 from workers.plan import Sources, code_digest, device_kind, model_digest
 from workers.pruning.method import method_of
+
+if TYPE_CHECKING:
+    from workers.tasks.harness import Prepared
 
 
 class Workbench:
@@ -45,12 +49,13 @@ class Workbench:
             torch, stored_model.stored_dtype(self.dense_folder, recipe.model.dtype)
         )
         self.texts = {
-            text.key: dataset.load(text.name, "evaluation", places, text.path, f"evaluate.perplexity.{index}")
+            text.key: texts.load(text, "evaluation", places, store, f"evaluate.perplexity.{index}", workspace)
             for index, text in enumerate(recipe.evaluate.perplexity)
         }
-        training = dataset.load(recipe.data.name, "train", places, recipe.data.path, "data.name")
+        training = texts.load(recipe.data, "train", places, store, "data.name", workspace)
         self.training_text = dataset.without(training, self.texts.values())
         self._check_lengths()
+        self.tasks = _prepared(recipe, places)
         _prepare_torch(recipe)
 
     @cached_property
@@ -63,6 +68,7 @@ class Workbench:
             code=code_digest(),
             machine=machine_type(),
             sequence_length=self.sequence_length,
+            tasks={name: task.digest for name, task in self.tasks.items()},
         )
 
     @cached_property
@@ -123,12 +129,29 @@ class Workbench:
         ):
             if context is not None and length is not None and length > context:
                 raise RecipeError(field, f"{length} tokens are more than the model's context of {context}")
+        speed = self.recipe.evaluate.speed_settings
+        if context is not None and speed is not None and (fault := speed.too_long(context)):
+            field, asked, most = fault
+            raise RecipeError(field, f"{asked} tokens do not fit the model's context of {context}; at most {most} do")
 
 
 def _device(recipe: Recipe) -> torch.device:
     if recipe.resources.gpus and not torch.cuda.is_available():
         raise RecipeError("resources.gpus", "torch finds no GPU on this machine; ask for 0, or run where there is one")
     return torch.device(device_kind(recipe))
+
+
+def _prepared(recipe: Recipe, places: Places) -> dict[str, Prepared]:
+    """The recipe's zero-shot tasks by name, their rows here.
+
+    Raises:
+        RecipeError: a task is not known, or its rows cannot be had.
+    """
+    if not recipe.evaluate.tasks:
+        return {}
+    from workers.tasks.harness import prepare  # takes seconds, and most jobs ask for no task
+
+    return {wanted.name: prepare(wanted, places) for wanted in recipe.evaluate.wanted_tasks}
 
 
 def _prepare_torch(recipe: Recipe) -> None:

@@ -28,7 +28,7 @@ from api.schemas import (
     instant,
     instant_or_none,
 )
-from service import idempotency, jobs, plans
+from service import datasets, idempotency, jobs, plans
 from service.database import tables
 from service.screening import screened
 from workers.contracts.recipe import Recipe
@@ -37,7 +37,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(calle
 
 _ETAG = {"ETag": {"description": "The job's version.", "schema": {"type": "string"}}}
 _LOCATION = {"Location": {"description": "Path of the new job.", "schema": {"type": "string"}}}
-_REPLAYED = {
+REPLAYED = {
     "Idempotent-Replayed": {
         "description": "`true` if this answer was first given to an earlier request with the same key.",
         "schema": {"type": "string", "enum": ["true"]},
@@ -67,7 +67,7 @@ async def body_bytes(request: Request) -> bytes:
     response_model=Job,
     operation_id="submit_job",
     responses=problems(400, 401, 409, 413, 422, 503)
-    | {201: {"description": "The job is queued, durably.", "headers": {**_ETAG, **_LOCATION, **_REPLAYED}}},
+    | {201: {"description": "The job is queued, durably.", "headers": {**_ETAG, **_LOCATION, **REPLAYED}}},
 )
 def submit(
     request: Request,
@@ -115,9 +115,19 @@ def _accepted(wiring: Wiring, recipe: Recipe) -> Recipe:
     Raises:
         InvalidRecipe: it could never run here, or does not fit in memory.
     """
-    recipe = screened(recipe, wiring.settings.places())
+    recipe = screened(with_digests(wiring, recipe), wiring.settings.places())
     plans.refuse_what_cannot_fit(recipe, wiring.store, wiring.settings)
     return recipe
+
+
+def with_digests(wiring: Wiring, recipe: Recipe) -> Recipe:
+    """The recipe, each uploaded data set that it names told by digest too.
+
+    Raises:
+        InvalidRecipe: there is no such data set.
+    """
+    with wiring.database.reading() as session:
+        return datasets.resolved(session, wiring.store.uploads, recipe)
 
 
 def _created(answer: str, *, replayed: bool) -> Response:

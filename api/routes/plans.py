@@ -12,7 +12,7 @@ from api.errors import invalid_request
 from api.explain import unstorable
 from api.openapi import problems
 from api.plans import Plan
-from api.routes.jobs import body_bytes
+from api.routes.jobs import body_bytes, with_digests
 from api.schemas import JobRequest
 from service import pace, plans
 from service.screening import screened
@@ -38,7 +38,7 @@ def plan(
     unfit = list(unstorable(json.loads(body)))
     if unfit:
         return invalid_request(request.scope, unfit)
-    recipe = screened(wanted.recipe, wiring.settings.places())
+    recipe = screened(with_digests(wiring, wanted.recipe), wiring.settings.places())
     with wiring.database.reading() as session:
         speed = pace.of_device(session, device_kind(recipe), wiring.settings)
     return plans.plan(recipe, wiring.store, speed, wiring.settings)  # may read a whole model: no transaction is held

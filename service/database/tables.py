@@ -142,6 +142,32 @@ class Artifact(Base):
     created_at: Mapped[float] = mapped_column(default=database_now())
 
 
+class Dataset(Base):
+    """A text that was uploaded. A deleted one keeps its row, for the jobs that refer to it."""
+
+    __tablename__ = "datasets"
+    __table_args__ = (Index("ix_datasets_created_at_id", "created_at", "id"),)
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(255))
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
+    """Digest of the bytes, by which the artifact store finds them. Several data sets may share it."""
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[float] = mapped_column(default=database_now())
+    deleted_at: Mapped[float | None]
+    bytes_removed_at: Mapped[float | None]
+    """When the store let go of a deleted data set's bytes, or found that another has them too."""
+
+
+class JobDataset(Base):
+    """A job's use of a data set, which cannot be deleted before the job has ended."""
+
+    __tablename__ = "job_datasets"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), primary_key=True, index=True)
+
+
 class ApiKey(Base):
     """Who may call. The secret itself is nowhere kept."""
 

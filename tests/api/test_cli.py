@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from api.cli import app
 from api.recipes import absolute
 from tests.api.conftest import Deployment
-from tests.processes import DEADLINE_SECONDS, until
+from tests.processes import DEADLINE_SECONDS, interruptible, until
 from workers.contracts.events import Measured, Progress, StageFinished, StageStarted, Succeeded
 from workers.contracts.results import Measurement, Results
 
@@ -97,16 +97,18 @@ def test_submit_wait_fails_with_the_job(recipe: Path, deployment: Deployment) ->
 
 
 def test_interrupting_the_wait_leaves_the_job(recipe: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "api.cli", "submit", str(recipe), "--wait"], stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    line = next(line for line in process.stderr if "job_queued" in line)
-    process.send_signal(signal.SIGINT)
-    told = line + process.stderr.read()
-    assert process.wait(DEADLINE_SECONDS) == 130
-    assert "The job goes on" in told and "Traceback" not in told
-    process.stderr.close()
+    with subprocess.Popen(
+        interruptible("api.cli", "submit", str(recipe), "--wait"), stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stderr is not None
+            line = next(line for line in process.stderr if "job_queued" in line)
+            process.send_signal(signal.SIGINT)
+            _, rest = process.communicate(timeout=DEADLINE_SECONDS)
+        finally:
+            process.kill()  # of one that has ended nothing is left to kill
+    assert process.returncode == 130
+    assert "The job goes on" in line + rest and "Traceback" not in line + rest
     assert json.loads(_dress("jobs", "--json").stdout)["data"][0]["status"] == "queued"
 
 

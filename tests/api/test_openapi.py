@@ -22,38 +22,40 @@ from workers.contracts.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
-def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FastAPI, str, str]]:
-    """One app with a finished job, shared by the examples."""
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FastAPI, str, dict[str, str]]]:
+    """One app with a finished job and a data set, shared by the examples; and their ids."""
     made = Deployment(tmp_path_factory.mktemp("openapi"))
     app = create_app(made.settings)
     with TestClient(app) as http:
         headers = {"Authorization": f"Bearer {made.key}"}
         job_id = http.post("/v1/jobs", json={"recipe": made.recipe()}, headers=headers).json()["id"]
         made.succeed(job_id, {"model/config.json": b"{}"})
-        yield app, made.key, job_id
+        dataset_id = http.post("/v1/datasets?name=a", content="A text.", headers=headers).json()["id"]
+        yield app, made.key, {"job_id": job_id, "dataset_id": dataset_id}
     made.database.dispose()
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
-def test_the_document_is_true(deployed: tuple[FastAPI, str, str], mode: GenerationMode) -> None:
-    app, key, job_id = deployed
+def test_the_document_is_true(deployed: tuple[FastAPI, str, dict[str, str]], mode: GenerationMode) -> None:
+    app, key, ids = deployed
     headers = {"Authorization": f"Bearer {key}"}
     for found in schemathesis.openapi.from_asgi("/openapi.json", app).get_all_operations():
-        _check(found.ok(), mode, job_id, headers)
+        _check(found.ok(), mode, ids, headers)
 
 
-def _check(operation: Any, mode: GenerationMode, job_id: str, headers: dict[str, str]) -> None:
+def _check(operation: Any, mode: GenerationMode, ids: dict[str, str], headers: dict[str, str]) -> None:
     # A recipe may fit its schema and yet name a model that is not there: 422 is then the right answer.
     excluded = [positive_data_acceptance]
-    if operation.label == "GET /v1/jobs":
-        excluded.append(negative_data_rejection)  # in a query all is text: an object sent as a label is a label
+    if operation.label in ("GET /v1/jobs", "GET /v1/datasets", "POST /v1/datasets"):
+        # In a query all is text: an object sent as a label is a label. So it is in a body of plain text.
+        excluded.append(negative_data_rejection)
 
     @given(case=operation.as_strategy(generation_mode=mode))
     @settings(max_examples=12, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     def is_true(case: schemathesis.Case) -> None:
         case.query.pop("wait", None)  # a job at rest would be waited for
-        if mode is GenerationMode.POSITIVE and "job_id" in case.path_parameters:
-            case.path_parameters["job_id"] = job_id
+        if mode is GenerationMode.POSITIVE:
+            case.path_parameters.update({name: ids[name] for name in ids.keys() & case.path_parameters.keys()})
         case.call_and_validate(headers=headers, excluded_checks=excluded)
 
     with suppress(Unsatisfiable):  # an operation without parameters cannot be called wrongly

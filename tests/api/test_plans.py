@@ -6,7 +6,8 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -18,7 +19,11 @@ from api.cli import app
 from api.client import Client
 from api.failures import Invalid
 from api.plans import EXAMPLE_PLAN, Plan
+from api.schemas import EXAMPLE_RECIPE
+from api.study_plans import plan_study
 from tests.api.conftest import Deployment
+from workers.contracts.recipe import Recipe
+from workers.contracts.study import Row
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "ray", "transformers", "peft", "datasets", "lm_eval", "huggingface_hub"}
@@ -131,7 +136,45 @@ def test_the_command_fails_for_what_cannot_be_planned(file: Path, tmp_path: Path
     assert dress("plan", tmp_path / "nowhere.yaml").exit_code == 1
     file.write_text("title: t\nabout: a\nbase: {}\nrows: [{name: one}]\n", "utf-8")
     done = dress("plan", file)
-    assert done.exit_code == 1 and "study" in done.stderr
+    assert done.exit_code == 1 and "row 'one': Field required" in done.stderr
+
+
+def test_a_study_is_planned_row_by_row_and_shared_stages_count_once(file: Path, recipe: dict[str, Any]) -> None:
+    single = json.loads(dress("plan", file, "--json").stdout)
+    rows = [
+        {"name": "as it is"},
+        {"name": "with [more] recovery", "change": {"recover": {"kind": "lora", "rank": 4}}},
+        {"name": "refused", "change": {"model.source": "/nowhere"}},
+    ]
+    study = {"title": "t", "about": "a", "base": recipe, "rows": rows[:2], "controls": False}
+    file.write_text(yaml.safe_dump(study), "utf-8")
+    told = json.loads(dress("plan", file, "--json").stdout)
+    first, second = (row["plan"] for row in told["rows"])
+    assert (told["object"], told["fits"]) == ("study_plan", first["fits"]) and first["stages"] == single["stages"]
+    assert told["stages"] == len(first["stages"]) + len(second["stages"])
+    keys = {stage["key"]: stage["seconds"] for plan in (first, second) for stage in plan["stages"]}
+    assert told["shared"] == told["stages"] - len(keys) == 5, "all but recovery and what it leaves"
+    assert told["seconds"] == pytest.approx(sum(keys.values())) and told["seconds"] < first["seconds"] * 2
+    done = dress("plan", file)
+    assert done.exit_code == 0 and "with [more] recovery" in done.stdout
+    assert f"{told['stages']} stages: {len(keys)} to compute, 5 shared with an earlier row, 0 known" in done.stdout
+    file.write_text(yaml.safe_dump({**study, "rows": rows}), "utf-8")
+    refused = dress("plan", file)
+    assert refused.exit_code == 1 and "refused: model.source" in refused.stdout.replace("/recipe/", "")
+
+
+def test_gpu_hours_of_a_study_count_each_stage_once() -> None:
+    def planned(*keys: str | None, known: bool = False) -> Plan:
+        stages = [{**EXAMPLE_PLAN["stages"][1], "key": key, "known": known, "seconds": 3600.0} for key in keys]
+        recipe = {"resources": {"gpus": 2}}
+        return Plan.model_validate({**EXAMPLE_PLAN, "stages": stages, "recipe": recipe})
+
+    plans = iter([planned("a", "b"), planned("b", None), planned("a", None), planned("c", known=True)])
+    asked = SimpleNamespace(plan=lambda _recipe: next(plans))
+    rows = [Row(name, name, Recipe.model_validate(EXAMPLE_RECIPE)) for name in "pqrs"]
+    told = plan_study(cast(Client, asked), rows)
+    assert (told.stages, told.shared, told.known) == (7, 2, 1)
+    assert (told.seconds, told.gpu_hours) == (4 * 3600.0, 8.0), "a stage without a key may be another each time"
 
 
 def test_what_does_not_fit_is_planned_and_not_queued(

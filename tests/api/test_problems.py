@@ -37,7 +37,8 @@ BAD = [
     (
         {"method": {"kind": "shrink", "ratio": 0.2}},
         "/recipe/method",
-        "`shrink` is not known; choose one of `dress`, `dense` as `kind`",
+        "`shrink` is not known; choose one of `dress`, `dense`, `magnitude`, `random`, `sleb`, `slicegpt`, "
+        "`llm_surgeon` as `kind`",
     ),
     ({"method": {"ratio": 0.2, "strenght": 1}}, "/recipe/method/strenght", "did you mean `strength`?"),
     ({"model": {"source": "/nowhere/at/all"}}, "/recipe/model/source", "/nowhere/at/all"),
@@ -50,7 +51,7 @@ BAD = [
     ({"data": {"name": "text"}}, "/recipe/data", "needs the path of a file"),
     ({"evaluate": {"perplexity": ["novels"]}}, "/recipe/evaluate/perplexity/0", "`novels` is not known"),
     ({"evaluate": {"perplexity": "ptb"}}, "/recipe/evaluate/perplexity", "must be a list"),
-    ({"evaluate": {"tasks": ["piqa"]}}, "/recipe/evaluate/tasks", "not available"),
+    ({"evaluate": {"tasks": ["no task"]}}, "/recipe/evaluate/tasks/0", "does not have the right form"),
     ({"resources": {"gpus": 9}}, "/recipe/resources/gpus", "0 or 1"),
     ({"colour": "red"}, "/recipe/colour", "is not a known field"),
 ]

@@ -83,7 +83,7 @@ def test_the_table_grows_with_its_jobs(folder: Path, deployment: Deployment) -> 
     first, second = dress("submit", written(folder)).stdout.split()
     waiting = dress("study", SLUG).stdout
     assert "# Table 9: two ratios" in waiting and "How far it can go." in waiting
-    assert "ratio 0.25 (unfinished)" in waiting and "ratio 0.5 (unfinished)" in waiting
+    assert "ratio 0.25 (queued)" in waiting and "ratio 0.5 (queued)" in waiting
     succeed(deployment, first, perplexity=6.5)
     fail(deployment, second)
     line, other = (row for row in dress("study", SLUG).stdout.splitlines() if row.startswith("| ratio"))
@@ -156,3 +156,16 @@ def test_settings_change_what_is_submitted(folder: Path, deployment: Deployment)
     single = dress("submit", file, "--set", "method.ratio=0.5").stdout.strip()
     assert json.loads(dress("show", single, "--json").stdout)["recipe"]["method"]["ratio"] == 0.5
     assert "write FIELD=VALUE" in dress("submit", file, "--set", "ratio").stderr
+
+
+def test_a_list_of_methods_is_one_submission(folder: Path) -> None:
+    file = folder / "methods.yaml"
+    methods = [{"kind": "random", "ratio": 0.25}, {"name": "ours", "kind": "dress", "ratio": 0.25}]
+    file.write_text(yaml.safe_dump({"model": {"source": "./tiny"}, "methods": methods, "controls": False}), "utf-8")
+    done = dress("submit", file)
+    assert done.exit_code == 0, done.stderr
+    found = [json.loads(dress("show", job_id, "--json").stdout) for job_id in done.stdout.split()]
+    assert [job["labels"]["row"] for job in found] == ["random-ratio-0-25", "ours"]
+    assert [job["recipe"]["data"]["split"] for job in found] == ["0:1", "3:1"]
+    assert "# Methods on tiny" in dress("study", "methods-on-tiny").stdout
+    assert "method" in dress("submit", file, "--set", "method.ratio=0.5").stderr

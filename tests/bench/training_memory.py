@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from workers.contracts.recipe import Recipe
 from workers.contracts.training import TrainingSettings
@@ -46,7 +46,8 @@ MIB = 2**20
 
 def trained(config: LlamaConfig, sequences: torch.Tensor, settings: TrainingSettings, device: torch.device) -> int:
     """Make a random model and train it; the number of its parameters."""
-    model = LlamaForCausalLM(config).to(device)
+    held = getattr(torch, settings.weights)  # as an attempt loads it: no float32 copy comes first
+    model = AutoModelForCausalLM.from_config(config, dtype=held).to(device)
     objective = language_modelling(model, chunk_tokens=settings.loss_chunk_tokens)
     for _ in train(model, sequences, settings, objective, seed=0):
         pass

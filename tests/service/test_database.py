@@ -4,10 +4,14 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import select, text
 from sqlalchemy.dialects import postgresql
@@ -15,7 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.schema import CreateTable
 
 from service.database.clock import database_now
-from service.database.schema import require_head, upgrade
+from service.database.schema import _config, require_head, upgrade
 from service.database.session import Database
 from service.database.tables import ApiKey, Base, Job, new_id
 from service.errors import SchemaOutdated
@@ -38,6 +42,39 @@ def test_only_the_newest_schema_is_accepted(tmp_path: Path) -> None:
         connection.execute(text("UPDATE alembic_version SET version_num = 'of tomorrow'"))
     with pytest.raises(SchemaOutdated, match="of tomorrow"):
         require_head(database)
+    database.dispose()
+
+
+def test_steps_go_up_and_down_under_rows(tmp_path: Path) -> None:
+    """A job of the first schema outlives the step to data sets and back; what only the newer one knows goes."""
+    database = Database(f"sqlite:///{tmp_path / 'dress.sqlite3'}")
+
+    def step(move: Callable[[Config, str], None], to: str) -> None:
+        with database.connection() as connection:
+            config = _config()
+            config.attributes["connection"] = connection
+            move(config, to)
+
+    def run(statement: str) -> list[Any]:
+        with database.connection() as connection:
+            found = connection.execute(text(statement))
+            return [tuple(row) for row in found] if found.returns_rows else []
+
+    step(command.upgrade, "0001")
+    texts, numbers = "recipe, metadata, labels", "priority, created_at, updated_at, version, last_event, attempts"
+    values = "'job_1', 'queued', '{}', '{}', '{}', 0, 1, 1, 1, 0, 0, 0"
+    run(f"INSERT INTO jobs (id, status, {texts}, {numbers}, not_before) VALUES ({values})")
+    step(command.upgrade, "0002")
+    run("INSERT INTO datasets (id, name, sha256, size_bytes, created_at) VALUES ('dataset_1', 'a', 'b', 1, 1)")
+    run("INSERT INTO job_datasets VALUES ('job_1', 'dataset_1')")
+    with pytest.raises(IntegrityError):
+        run("DELETE FROM datasets")
+    step(command.downgrade, "0001")
+    assert run("SELECT id, status FROM jobs") == [("job_1", "queued")]
+    assert run("SELECT name FROM sqlite_master WHERE name LIKE '%datasets%'") == []
+    upgrade(database)
+    require_head(database)
+    assert run("SELECT id FROM jobs") == [("job_1",)] and run("SELECT id FROM datasets") == []
     database.dispose()
 
 

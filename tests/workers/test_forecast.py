@@ -10,10 +10,11 @@ from tests.conftest import changed
 from tests.stored import SMALL_LLAMA, llama_shapes, write_model
 from workers import forecast
 from workers.contracts.recipe import Recipe
+from workers.contracts.tasks import PAPER_METRICS
 from workers.forecast import Size, effort_of, sizes_of
 from workers.plan import PlannedStage
-from workers.pruning import dress
-from workers.stages import benchmark, prune
+from workers.pruning import method
+from workers.stages import prune
 
 RECIPE = Recipe.model_validate({"model": {"source": "some/model"}, "method": {"kind": "dress", "ratio": 0.25}})
 SIZES = {"dense": Size(1000, 40), "pruned": Size(750, 30), "recovered": Size(750, 30)}
@@ -26,10 +27,8 @@ def operations(recipe: Recipe, name: str, measured_tokens: int = 0, sizes: dict 
 
 
 def test_the_constants_are_those_of_the_stages() -> None:
-    assert forecast.CALIBRATION_SEQUENCES == dress.CALIBRATION_SEQUENCES
+    assert forecast.CALIBRATION_SEQUENCES == method.CALIBRATION_SEQUENCES
     assert forecast.PROBE_TOKENS == prune.PROBE_TOKENS
-    for kind, form in (("cuda", benchmark.ON_GPU), ("cpu", benchmark.ON_CPU)):
-        assert forecast.GENERATION[kind] == (form["batch_size"], form["new_tokens"], form["rounds"] + 1)
 
 
 def test_a_tied_head_is_counted_when_the_rotation_unties_it(tmp_path: Path) -> None:
@@ -85,10 +84,29 @@ def test_looking_costs_what_the_rule_says() -> None:
     assert operations(changed(only_looks, method__sensitivity=0.5), "basis") == 6 * 1000 * looked
     refined = operations(changed(only_looks, method__refinement=0.5), "basis") - operations(only_looks, "basis")
     assert refined == 6 * 1000 * 375 * LENGTH
-    assert operations(RECIPE, "benchmark") == 2 * (1000 + 750 + 750) * 8 * 32 * 6
+
+
+def test_a_benchmark_generates_and_reads_on_every_model() -> None:
+    """Two passes more than are timed."""
+    asked = {"batch_size": 3, "new_tokens": 5, "rounds": 7, "prompt_tokens": 11, "prompt_rounds": 13}
+    tokens = 3 * 5 * (7 + 2) + 11 * (13 + 2)
+    assert operations(changed(RECIPE, evaluate__speed=asked), "benchmark") == 2 * (1000 + 750 + 750) * tokens
+    assert operations(RECIPE, "benchmark") == 0
 
 
 def test_every_stage_moves_the_weights() -> None:
+    timed = changed(RECIPE, evaluate__speed=True)
     for name in ("evaluate", "basis", "regularize", "prune", "recover", "benchmark"):
         subject = "dense" if name == "evaluate" else None
-        assert effort_of(PlannedStage(name, None, subject), RECIPE, SIZES, LENGTH, 10).moved_bytes >= 4 * 750
+        assert effort_of(PlannedStage(name, None, subject), timed, SIZES, LENGTH, 10).moved_bytes >= 4 * 750
+
+
+def test_tasks_cost_every_choice_of_every_row() -> None:
+    def told(**changes: object) -> float:
+        recipe = changed(RECIPE, evaluate__tasks=["winogrande"], **changes)
+        return effort_of(PlannedStage("zero_shot", None, "pruned"), recipe, SIZES, LENGTH, 0).operations
+
+    assert told() == 2 * 750 * 1267 * 2 * 25
+    assert told(evaluate__tasks_limit=10) == 2 * 750 * 10 * 2 * 25
+    assert told(evaluate__tasks_limit=10, evaluate__tasks_num_fewshot=3) == 4 * told(evaluate__tasks_limit=10)
+    assert set(forecast.TASK_SIZES) == set(PAPER_METRICS)

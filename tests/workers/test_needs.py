@@ -25,6 +25,7 @@ RECIPE = Recipe.model_validate(
 REGULARIZE: Stage = ("regularize", None)
 RECOVER: Stage = ("recover", None)
 DENSE: Stage = ("evaluate", "dense")
+BENCHMARK: Stage = ("benchmark", None)
 STAGES: list[Stage] = [DENSE, ("basis", None), REGULARIZE, ("prune", None), ("evaluate", "pruned"), RECOVER]
 SAVING = {"activation_checkpointing": True, "loss_chunk_tokens": 64, "optimizer": "adamw_8bit", "weights": "bfloat16"}
 SAVING |= {"step_in_backward": True, "clip_norm": None, "batch_size": 1}
@@ -44,7 +45,7 @@ def peak(rules: Rules, stage: Stage = REGULARIZE, **changes: object) -> int:
 def test_a_peak_is_made_of_what_training_holds(rules: Rules) -> None:
     parameters = rules.sizes["dense"].parameters
     items = rules.items(REGULARIZE)
-    assert items["weights"] == items["gradients"] == items["teacher"] == 4 * parameters
+    assert items["weights"] == items["teacher"] == 4 * parameters
     assert items["moments"] == 8 * parameters
     on_gpu = replace(rules, recipe=changed(RECIPE, resources__gpus=1)).items(REGULARIZE)
     assert on_gpu["teacher"] == on_gpu["weights cast for the arithmetic"] == 2 * parameters
@@ -60,7 +61,6 @@ def test_a_peak_is_made_of_what_training_holds(rules: Rules) -> None:
         {"method__training__batch_size": 1},
         {"method__training__loss_chunk_tokens": 64},
         {"method__training__accumulation_steps": 2},
-        {"method__training": {"step_in_backward": True, "clip_norm": None}},
         {"method__distillation": 0.0},
         {"method__solver": "none"},
         {"data__sequence_length": 64},
@@ -71,15 +71,61 @@ def test_every_saving_saves(rules: Rules, changes: dict[str, object]) -> None:
     assert peak(rules, **changes) < peak(rules)
 
 
+def test_gradients_count_where_they_are_more_than_what_goes_as_they_come(rules: Rules) -> None:
+    """A step in backward saves them, and nothing where activations and logits are larger."""
+    early = {"step_in_backward": True, "clip_norm": None}
+    parameters = rules.sizes["dense"].parameters
+    assert peak(rules, method__training=early) == peak(rules), "at 64 sequences of 128 tokens activations decide"
+    lean = {"batch_size": 1, "loss_chunk_tokens": 16, "activation_checkpointing": True}
+    items = replace(rules, recipe=changed(RECIPE, method__training=lean)).items(REGULARIZE)
+    assert items["gradients"] + items["activations"] + items["logits"] == 4 * parameters
+    assert peak(rules, method__training={**lean, **early}) < peak(rules, method__training=lean)
+    summed = replace(rules, recipe=changed(RECIPE, method__training__accumulation_steps=2)).items(REGULARIZE)
+    assert summed["gradients"] == 4 * parameters, "the first part's stay while the second is computed"
+
+
+def test_a_heap_keeps_what_was_freed_on_a_cpu_alone(rules: Rules) -> None:
+    kept = "heap"
+    items = rules.items(REGULARIZE)
+    assert items[kept] == (sum(items.values()) - items[kept]) // 2
+    longer = changed(RECIPE, method__training__batch_size=4096)
+    assert replace(rules, recipe=longer).items(REGULARIZE)[kept] == 200 * 2**20
+    assert kept not in replace(rules, recipe=changed(RECIPE, resources__gpus=1)).items(REGULARIZE)
+
+
 def test_stages_need_what_they_do(rules: Rules) -> None:
     assert peak(rules, ("evaluate", "pruned")) < peak(rules, DENSE)
     assert peak(rules, DENSE, evaluate__perplexity=[]) == 0, "measuring files loads no model"
     assert peak(rules, RECOVER, recover={"kind": "lora", "rank": 2}) < peak(rules, RECOVER)
-    every_model = sum(4 * size.parameters for size in rules.sizes.values())
-    assert peak(rules, ("benchmark", None)) == every_model
     regularize = rules.items(REGULARIZE)
     dense = replace(rules, recipe=changed(RECIPE, method={"kind": "dense"})).items(REGULARIZE)
     assert dense == {"weights": regularize["weights"]}
+
+
+def test_a_benchmark_holds_every_model_and_the_larger_of_its_works(rules: Rules) -> None:
+    every_model = sum(4 * size.parameters for size in rules.sizes.values())
+    asked = {"batch_size": 64, "new_tokens": 100, "prompt_tokens": 4}
+    timed = replace(rules, recipe=changed(RECIPE, evaluate__speed=asked))
+    generating = timed.items(BENCHMARK)
+    heads = SMALL_LLAMA["num_key_value_heads"] * (256 // SMALL_LLAMA["num_attention_heads"])
+    assert generating["weights"] == every_model
+    assert generating["cache"] == 4 * 64 * 101 * 2 * SMALL_LLAMA["num_hidden_layers"] * heads
+    reading = replace(rules, recipe=changed(RECIPE, evaluate__speed={**asked, "batch_size": 1, "prompt_tokens": 64}))
+    assert "cache" not in reading.items(BENCHMARK)
+    assert reading.items(BENCHMARK)["logits"] == 4 * 64 * 2000
+    assert peak(rules, BENCHMARK) == 0, "it is not asked for"
+
+
+def test_a_benchmark_that_is_too_large_is_told_to_take_less(rules: Rules) -> None:
+    timed = replace(rules, recipe=changed(RECIPE, evaluate__speed={"batch_size": 512, "new_tokens": 100}))
+    whole_bytes = peak(timed, BENCHMARK)
+    told = refusal(timed, [BENCHMARK], whole_bytes * 3 // 4) or ""
+    advised = re.search(r"with evaluate.speed: (\{.*\}) it needs about", told)
+    assert advised, told
+    lighter = changed(RECIPE, evaluate__speed=yaml.safe_load(advised[1]))
+    assert lighter.speed_form().new_tokens == 100 and lighter.speed_form().batch_size < 512
+    assert refusal(replace(rules, recipe=lighter), [BENCHMARK], whole_bytes * 3 // 4) is None
+    assert "with evaluate.speed: false it needs about" in (refusal(timed, [BENCHMARK], 1000) or "")
 
 
 def test_what_fits_exactly_is_let_pass(rules: Rules) -> None:
@@ -113,3 +159,14 @@ def test_what_is_set_already_is_not_advised(rules: Rules) -> None:
     spare = replace(rules, recipe=changed(RECIPE, method__training=SAVING, method__distillation=0.0))
     message = refusal(spare, [REGULARIZE], 1000) or ""
     assert message.endswith("; use a node with more memory"), message
+
+
+def test_tasks_need_a_batch_of_questions_and_advice_halves_it(rules: Rules) -> None:
+    stage: Stage = ("zero_shot", "dense")
+    asked = {"evaluate__tasks": ["piqa"], "evaluate__tasks_batch_size": 64}
+    whole, half = (peak(rules, stage, **{**asked, "evaluate__tasks_batch_size": size}) for size in (64, 32))
+    weights = rules.items(stage)["weights"]
+    assert weights == 4 * rules.sizes["dense"].parameters and 2 * (half - weights) == whole - weights
+    told = refusal(replace(rules, recipe=changed(rules.recipe, **asked)), [stage], half)
+    assert told is not None and "the zero_shot dense stage" in told
+    assert "evaluate.tasks_batch_size: 32" in told

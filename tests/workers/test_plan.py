@@ -71,6 +71,9 @@ def test_stages_that_nobody_asked_for_are_not_planned() -> None:
         ({"seed": 1}, ALL - {DENSE}),
         ({"evaluate__windows": 3}, {DENSE, PRUNED, RECOVERED}),
         ({"resources__cpus": 2}, {BENCHMARK}),
+        ({"evaluate__speed": {"rounds": 3}}, {BENCHMARK}),
+        ({"evaluate__speed": {}}, set()),
+        ({"evaluate__speed": {"batch_size": 8, "prompt_tokens": 256}}, set()),
         ({"resources__gpus": 1}, ALL),
         ({"resources__checkpoint_every_steps": 1}, set()),
         ({"data__path": "/elsewhere"}, set()),
@@ -143,3 +146,52 @@ def test_a_length_left_out_is_keyed_as_the_models_own() -> None:
     of_the_model = replace(SOURCES, sequence_length=64)
     assert keys(left_out, of_the_model) == keys(changed(RECIPE, data__sequence_length=64))
     assert keys(left_out, of_the_model) != keys(left_out, replace(SOURCES, sequence_length=32))
+
+
+EXAMINED = changed(RECIPE, evaluate__tasks=["piqa"])
+ROWS = replace(SOURCES, tasks={"piqa": "rows"})
+
+
+def examined(recipe: Recipe = EXAMINED, sources: Sources = ROWS) -> dict[str | None, str | None]:
+    """The keys of the zero-shot stages by subject."""
+    return {stage.subject: stage.key for stage in stages_of(recipe, sources) if stage.name == "zero_shot"}
+
+
+def test_each_evaluation_is_followed_by_the_tasks_of_its_model() -> None:
+    stages = [(stage.name, stage.subject) for stage in stages_of(EXAMINED, ROWS)]
+    assert stages[:2] == [("evaluate", "dense"), ("zero_shot", "dense")]
+    assert stages[5:7] == [("evaluate", "pruned"), ("zero_shot", "pruned")]
+    assert stages[8:] == [("evaluate", "recovered"), ("zero_shot", "recovered"), ("benchmark", None)]
+    some = changed(EXAMINED, evaluate__tasks_of=["recovered"])
+    assert list(examined(some)) == ["recovered"] and examined(some)["recovered"] == examined()["recovered"]
+
+
+def test_tasks_change_no_other_key() -> None:
+    others = [stage.key for stage in stages_of(EXAMINED, ROWS) if stage.name != "zero_shot"]
+    assert others == keys()
+    limited = changed(EXAMINED, evaluate__tasks_limit=3, evaluate__tasks_batch_size=2)
+    assert [stage.key for stage in stages_of(limited, ROWS) if stage.name != "zero_shot"] == keys()
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"evaluate__tasks": ["piqa", "arc_easy"]}, {"dense", "pruned", "recovered"}),
+        ({"evaluate__tasks_limit": 5}, {"dense", "pruned", "recovered"}),
+        ({"evaluate__tasks_num_fewshot": 1}, {"dense", "pruned", "recovered"}),
+        ({"evaluate__tasks_num_fewshot": 0}, set()),
+        ({"evaluate__tasks_batch_size": 1}, {"dense", "pruned", "recovered"}),
+        ({"evaluate__windows": 3}, set()),
+        ({"method__ratio": 0.5}, {"pruned", "recovered"}),
+        ({"recover__rank": 4}, {"recovered"}),
+    ],
+)
+def test_what_decides_the_figures_of_tasks(changes: dict, wanted: set[str]) -> None:
+    plain, other = examined(), examined(changed(EXAMINED, **changes))
+    assert {subject for subject in plain if plain[subject] != other[subject]} == wanted
+
+
+def test_unknown_rows_leave_the_tasks_keys_open_and_no_other() -> None:
+    assert set(examined(sources=replace(SOURCES, tasks={"piqa": "others"})).values()).isdisjoint(examined().values())
+    open_rows = stages_of(EXAMINED, replace(SOURCES, tasks={"piqa": None}))
+    assert {stage.name for stage in open_rows if stage.key is None} == {"zero_shot"}

@@ -33,7 +33,8 @@ def test_what_cannot_fit_ends_before_anything_runs(
     *before, failed = events_of(recipe, tmp_path, "one")
     assert before == [] and isinstance(failed, Failed)
     assert (failed.fault, failed.code) == ("out_of_memory", "out_of_memory")
-    assert "the node has 1.0 MiB" in failed.message and "with evaluate.batch_size: 2 it needs" in failed.message
+    assert "the regularize stage needs about" in failed.message and "the node has 1.0 MiB" in failed.message
+    assert "method.training.weights: bfloat16 it needs about 0.9 MiB" in failed.message, "with what would fit"
 
 
 def test_what_is_known_need_not_fit(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,6 @@ def test_every_line_is_as_wide_as_the_others(given_rows: list[tuple[str, float |
         row(name=name or "x", results=Results(dense=Measurement(parameters=7, perplexity={"valid": figure})))
         for name, figure in given_rows
     ]
-    told = table(*rows)._columns()
     lines = [line for line in table(*rows).markdown().split("\n") if line.startswith("|")]
     assert len(lines) == len(rows) + 2 and len({len(line) for line in lines}) == 1
-    assert all(line.replace("\\|", "").count("|") == len(told) + 1 for line in lines)
+    assert len({line.replace("\\|", "").count("|") for line in lines}) == 1

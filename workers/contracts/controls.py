@@ -21,7 +21,9 @@ def controls_of(recipe: Recipe) -> dict[str, Recipe]:
 
     All of the samples train every parameter, with the settings of the recipe's regularize stage; nothing trains before
     the cut. Cut models distil from the dense one as that stage does; the dense model learns from the text alone. A
-    recipe that removes no share of the channels has the dense control alone.
+    recipe that removes no share of the channels has the dense control alone. A method that removes blocks or single
+    rows is compared with channels cut at the same ratio, and one that trains nothing with cut models that learn from
+    the text alone.
     """
     training = _training(recipe).model_dump(mode="json")
     full: dict[str, Any] = {"kind": "full", "training": training}
@@ -32,7 +34,8 @@ def controls_of(recipe: Recipe) -> dict[str, Recipe]:
         distillation = getattr(recipe.method, "distillation", 0.0)
         full = {**full, "distillation": distillation}
         cut = {"kind": "dress", "ratio": ratio, "solver": "none", "distillation": distillation, "training": training}
-        cut["round_to"] = getattr(recipe.method, "round_to", None)
+        if recipe.method.kind != "slicegpt":  # which rounds down, to a multiple that need not suit the heads
+            cut["round_to"] = getattr(recipe.method, "round_to", None)
         changes[ROTATED] = {"method": {**cut, "preset": "recommended", "basis": "auto"}, "recover": full}
         plain_cut = {**cut, "preset": "paper", "basis": "channels"}
         changes[PLAIN] = {"method": plain_cut, "recover": full}

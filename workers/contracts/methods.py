@@ -7,9 +7,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, model_validator
 
 from workers.contracts.base import Contract
+from workers.contracts.rivals import (
+    MOST_RATIO,
+    LlmSurgeonSettings,
+    MagnitudeSettings,
+    RandomSettings,
+    SlebSettings,
+    SliceGptSettings,
+)
 from workers.contracts.training import TrainingSettings
 
-MOST_RATIO = 0.9
 PROXIMAL_STRENGTH = 10.0
 
 
@@ -160,7 +167,16 @@ def _dress_unless_said(given: Any) -> Any:
 
 
 MethodSettings = Annotated[
-    Annotated[DressSettings | DenseSettings, Discriminator("kind")],
+    Annotated[
+        DressSettings
+        | DenseSettings
+        | MagnitudeSettings
+        | RandomSettings
+        | SlebSettings
+        | SliceGptSettings
+        | LlmSurgeonSettings,
+        Discriminator("kind"),
+    ],
     BeforeValidator(_dress_unless_said),
     Field(description="Which pruning method runs, and how."),
 ]

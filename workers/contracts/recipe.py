@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import Field, field_validator, model_validator
 
 from workers.contracts.base import Contract
 from workers.contracts.methods import MethodSettings
+from workers.contracts.results import Subject
+from workers.contracts.speed import SpeedForm, SpeedSettings
+from workers.contracts.tasks import TaskSettings, WantedTask, wanted_tasks
 from workers.contracts.training import RecoverSettings, RecoverWithLora
 
 DatasetName = Literal["wikitext2", "wikitext2_tokens", "ptb", "alpaca", "c4", "stdlib_docs", "text"]
@@ -38,18 +41,42 @@ class ModelSettings(Contract):
     Training holds float32 weights unless its `weights` says otherwise."""
 
 
-def _require_path_for_text(name: str, path: str | None) -> None:
-    if (name == "text") != (path is not None):
-        raise ValueError("path: name `text` needs the path of a file, and no other name takes one")
+DatasetId = Annotated[
+    str, Field(pattern=r"^dataset_[0-9a-zA-Z]{1,32}$", examples=["dataset_01jdm9q4y8zk3v7n5r2t6w0xbc"])
+]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class DataSettings(Contract):
+class NamedText(Contract):
+    """A corpus by name, or a text of one's own: a file, or a data set that was uploaded."""
+
+    name: DatasetName
+    """The corpus."""
+    path: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    """For `text` only: a UTF-8 file under one of the allowed roots (`DRESS_DATA_ROOTS`)."""
+    dataset: DatasetId | None = None
+    """For `text` only, in place of `path`: the id of a data set that was uploaded (`POST /v1/datasets`)."""
+    dataset_sha256: Sha256 | None = None
+    """SHA-256 of the data set's bytes. The service fills it in when the recipe is submitted, so that the recipe says by
+    itself which text is meant; given along, it must be the data set's own."""
+
+    @model_validator(mode="after")
+    def _own_text(self) -> Self:
+        given = [field for field in ("path", "dataset") if getattr(self, field) is not None]
+        if self.name != "text" and given:
+            raise ValueError(f"{given[0]}: only the name `text` takes one; leave it out, or set name to text")
+        if self.name == "text" and len(given) != 1:
+            raise ValueError("name `text` needs the path of a file or the id of an uploaded dataset, one of the two")
+        if self.dataset_sha256 is not None and self.dataset is None:
+            raise ValueError("dataset_sha256: it belongs to a dataset; name that too, or leave it out")
+        return self
+
+
+class DataSettings(NamedText):
     """The text that the regularize and recover stages see."""
 
     name: DatasetName = "wikitext2"
     """The corpus: its training part is drawn from, and no document of an evaluation text is used."""
-    path: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
-    """For `text` only: a UTF-8 file under one of the allowed roots (`DRESS_DATA_ROOTS`)."""
     samples: Annotated[int, Field(ge=2, le=10_000_000)] = 1000
     """Sequences drawn in all, for both stages together."""
     sequence_length: Annotated[int, Field(ge=8, le=1_048_576)] | None = None
@@ -63,7 +90,6 @@ class DataSettings(Contract):
 
     @model_validator(mode="after")
     def _consistent(self) -> DataSettings:
-        _require_path_for_text(self.name, self.path)
         if not any(int(part) for part in self.split.split(":")):
             raise ValueError("split: 0:0 shares out nothing; write shares such as 3:1")
         return self
@@ -84,13 +110,11 @@ class DataSettings(Contract):
         return self.samples - self.regularize_samples
 
 
-class PerplexityText(Contract):
+class PerplexityText(NamedText):
     """A text on which perplexity is measured."""
 
     name: DatasetName
     """The corpus: its evaluation part is used."""
-    path: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
-    """For `text` only: a UTF-8 file under one of the allowed roots (`DRESS_DATA_ROOTS`)."""
     label: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
     """The name under which the figure is reported; the corpus's own if left out."""
 
@@ -98,11 +122,6 @@ class PerplexityText(Contract):
     @classmethod
     def _from_name(cls, given: Any) -> Any:
         return {"name": given} if isinstance(given, str) else given
-
-    @model_validator(mode="after")
-    def _consistent(self) -> PerplexityText:
-        _require_path_for_text(self.name, self.path)
-        return self
 
     @property
     def key(self) -> str:
@@ -114,17 +133,28 @@ class EvaluateSettings(Contract):
     """What is measured on the dense, the pruned and the recovered model alike."""
 
     perplexity: Annotated[list[PerplexityText], Field(max_length=16)] = [PerplexityText(name="wikitext2")]
-    """Texts: a corpus by name, or `{name: text, path: FILE, label: NAME}`."""
+    """Texts: a corpus by name, `{name: text, path: FILE, label: NAME}`, or `{name: text, dataset: ID, label: NAME}`."""
     sequence_length: Annotated[int, Field(ge=2, le=1_048_576)] | None = None
     """Window of the perplexity protocol, in tokens; `null` takes min(2048, the model's context)."""
     windows: Annotated[int, Field(ge=1)] | None = None
     """Measure on the first so many windows only; `null` takes the whole text."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
     """Windows evaluated at once."""
-    tasks: list[str] = []
-    """Zero-shot tasks. None can be asked for yet."""
-    speed: bool = False
-    """Measure generation speed of the dense, the pruned and the recovered model, in turns."""
+    tasks: Annotated[list[TaskSettings], Field(max_length=64)] = []
+    """Zero-shot tasks: names of lm-eval's tasks, or `{name: arc_easy, limit: 500, num_fewshot: 0}`.
+    `paper_zero_shot` stands for PIQA, WinoGrande, HellaSwag, ARC-e, ARC-c and their mean. What is longer than the
+    model's context loses its beginning, and the result counts such requests."""
+    tasks_limit: Annotated[int, Field(ge=1)] | None = None
+    """The first so many rows of each task, in the order of its file; `null` takes all."""
+    tasks_num_fewshot: Annotated[int, Field(ge=0, le=100)] | None = None
+    """Solved examples before each question; `null` takes what each task says, which is none for the paper's five."""
+    tasks_batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Questions with one answer each that are scored at once."""
+    tasks_of: Annotated[list[Subject], Field(min_length=1, max_length=3)] = ["dense", "pruned", "recovered"]
+    """The models that the tasks are run on; `[recovered]` costs a third."""
+    speed: bool | SpeedSettings = False
+    """Measure time and memory of generation and of a long prompt on the dense, the pruned and the recovered model, in
+    turns. `true` takes sizes that suit the device; an object such as `{batch_size: 16, new_tokens: 64}` says some."""
 
     @field_validator("perplexity")
     @classmethod
@@ -135,12 +165,23 @@ class EvaluateSettings(Contract):
             raise ValueError(f"two texts would be reported as {twice[0]!r}; give each a label of its own")
         return texts
 
-    @field_validator("tasks")
-    @classmethod
-    def _no_tasks_yet(cls, tasks: list[str]) -> list[str]:
-        if tasks:
-            raise ValueError("zero-shot tasks are not available in this version; leave the list empty")
-        return tasks
+    @model_validator(mode="after")
+    def _tasks_agree(self) -> EvaluateSettings:
+        try:
+            _ = self.wanted_tasks
+        except ValueError as error:
+            raise ValueError(f"tasks: {error}") from error
+        return self
+
+    @property
+    def wanted_tasks(self) -> tuple[WantedTask, ...]:
+        """The tasks to run, groups of ours taken apart and defaults filled in."""
+        return wanted_tasks(self.tasks, self.tasks_limit, self.tasks_num_fewshot)
+
+    @property
+    def speed_settings(self) -> SpeedSettings | None:
+        """What is asked of the benchmark; None if it is not wanted."""
+        return self.speed if isinstance(self.speed, SpeedSettings) else SpeedSettings() if self.speed else None
 
 
 class Resources(Contract):
@@ -181,12 +222,21 @@ class Recipe(Contract):
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     """Seed of every random choice: samples, their order, adapters, dropout."""
 
+    def speed_form(self, context: int | None = None) -> SpeedForm | None:
+        """Sizes of the benchmark on this recipe's device for a model of this context; None if it is not wanted."""
+        settings = self.evaluate.speed_settings
+        return None if settings is None else settings.form(bool(self.resources.gpus), context)
+
     @model_validator(mode="after")
     def _stages_have_data(self) -> Recipe:
         if self.method.trains and self.data.regularize_samples < 1:
             raise ValueError(
                 "data.split leaves the regularize stage no sample; give it a larger first part, such as 3:1, "
                 "or cut at once with method.solver: none"
+            )
+        if self.evaluate.tasks and set(self.evaluate.tasks_of) == {"recovered"} and self.recover.kind == "none":
+            raise ValueError(
+                "evaluate.tasks_of names the recovered model alone and recover.kind is none; write [pruned] instead"
             )
         if self.recover.kind != "none" and self.data.recover_samples < 1:
             raise ValueError(

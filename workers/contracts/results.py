@@ -5,11 +5,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from workers.contracts.base import Contract
+from workers.contracts.tasks import TaskFigure
 
 Subject = Literal["dense", "pruned", "recovered"]
 """Which model a figure is about: as it came, after the cut, after recovery."""
 
-StageName = Literal["evaluate", "basis", "regularize", "prune", "recover", "benchmark"]
+StageName = Literal["evaluate", "zero_shot", "basis", "regularize", "prune", "recover", "benchmark"]
 
 
 class PerplexityProtocol(Contract):
@@ -31,21 +32,73 @@ class PerplexityProtocol(Contract):
     """Digest of the text."""
 
 
+class TimesAsFast(Contract):
+    """How many times as fast as the dense model: its seconds divided by this model's, both of the same round."""
+
+    median: float
+    p10: float
+    """A tenth of the rounds gave less."""
+    p90: float
+    """A tenth of the rounds gave more."""
+    rounds: int
+
+
+class Workload(Contract):
+    """What one pass of a kind of work took, and what it takes by arithmetic alone."""
+
+    seconds: float
+    """Mean over the timed rounds."""
+    shortest_seconds: float
+    longest_seconds: float
+    rounds: int
+    ratio: TimesAsFast | None = None
+    """Measured, against the dense model in the same rounds; null for the dense model itself."""
+    ideal_ratio: float | None = None
+    """What `ratio` would be if time went by what bounds such work: bytes read where tokens are generated one by one,
+    floating-point operations where a prompt is read at once; null for the dense model itself."""
+    operations: int
+    """Floating-point operations of a pass: two for each element of a matrix and token, and attention over all pairs of
+    positions, hidden ones too."""
+    read_bytes: int
+    """Bytes that a pass must read: the weights once a forward pass, and the cache of keys and values up to there."""
+    peak_bytes: int | None = None
+    """The most that tensors took with this model alone: its weights, the cache, activations, logits. By the allocator's
+    mark on a GPU; on a CPU by the sum of what torch asked for, without the scratch of its kernel libraries."""
+
+
 class Speed(Contract):
-    """Generation speed on the attempt's machine."""
+    """Speed on the attempt's machine, the models in turns in one process: generation, and reading a prompt."""
 
     generation_tokens_per_second: float
-    """Median over the rounds of batch_size x new_tokens / seconds."""
+    """batch_size x new_tokens / mean seconds of a round."""
     slowest: float
     """Tokens per second of the slowest round."""
     fastest: float
     """Tokens per second of the fastest round."""
     batch_size: int
+    """Sequences generated at once, greedily and with a cache, each from a prompt of one token."""
     new_tokens: int
+    """Tokens generated a sequence, stop tokens or not."""
     rounds: int
     threads: int
     """CPU threads of torch."""
     device: str
+    machine: str | None = None
+    """Processor, cores and GPU, in words."""
+    arithmetic: str | None = None
+    """Element type of the weights while they computed: as stored on a GPU, float32 on a CPU."""
+    attention: str | None = None
+    """Transformers' name of the attention that ran."""
+    prompt_tokens: int | None = None
+    """Tokens of the prompt, one sequence without a cache."""
+    prompt_tokens_per_second: float | None = None
+    """prompt_tokens / mean seconds of a round."""
+    generation: Workload | None = None
+    """A batch generated; null for what older versions left."""
+    prompt: Workload | None = None
+    """A prompt read; null for what older versions left."""
+    same_shapes_as: list[Subject] = []
+    """Other models of this job whose tensors have the same shapes: their times differ by chance alone."""
 
 
 class Measurement(Contract):
@@ -53,6 +106,9 @@ class Measurement(Contract):
 
     parameters: int | None = None
     """Number of parameters, tied tensors once."""
+    nonzero_parameters: int | None = None
+    """Of a method that leaves zeros in unchanged shapes: the parameters outside the rows and columns of the blocks'
+    linear layers that are zero throughout, which is what a reshaped model would hold; null for other methods."""
     bytes: int | None = None
     """Bytes of the safetensors weights on disk."""
     hidden_size: int | None = None
@@ -65,8 +121,10 @@ class Measurement(Contract):
     """Perplexity by text; lower is better, null if it is not a finite number."""
     perplexity_protocol: dict[str, PerplexityProtocol] | None = None
     """How each perplexity was measured."""
+    tasks: dict[str, TaskFigure] | None = None
+    """Zero-shot tasks by name; `paper_zero_shot` is the mean of the paper's five."""
     speed: Speed | None = None
-    """Generation speed."""
+    """Time and memory of generation and of a prompt."""
 
     def merged(self, other: "Measurement") -> "Measurement":
         """This measurement with what the other knows laid over it."""

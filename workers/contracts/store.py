@@ -1,12 +1,87 @@
 """What the pipeline needs of an artifact store; the service hands one over, scoped to what the team may see."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
 from workers.contracts.results import StageResult, StoredFile
 
 
-class ArtifactStore(Protocol):
+class Draft(Protocol):
+    """Bytes on their way into the store. Nobody sees them before they are kept."""
+
+    def write(self, chunk: bytes) -> None:
+        """Add bytes.
+
+        Raises:
+            StorageFull: there is no room.
+            Transient: they could not be written.
+        """
+        ...
+
+    def seal(self) -> str:
+        """Nothing more comes: have it all on disk, and return its SHA-256.
+
+        Raises:
+            StorageFull, Transient: as `write`.
+        """
+        ...
+
+    def keep(self) -> None:
+        """After `seal`: make the bytes readable under their digest, in place of any that are there already.
+
+        Raises:
+            StorageFull, Transient: it could not be done.
+        """
+        ...
+
+
+class Uploads(Protocol):
+    """Texts that were uploaded, by digest. No stage and no job writes here, so whoever deletes one breaks no result."""
+
+    def drafting(self) -> AbstractContextManager[Draft]:
+        """A new draft, which is gone at the end of the block unless it was kept."""
+        ...
+
+    def holds(self, sha256: str) -> bool:
+        """Whether there are bytes with this digest."""
+        ...
+
+    def fetch(self, sha256: str, file: Path) -> None:
+        """Copy the bytes to this place, verified against their digest.
+
+        Raises:
+            Transient: they are missing, damaged, or cannot be written.
+        """
+        ...
+
+    def digests(self, older_than_seconds: float) -> list[str]:
+        """Digests of the bytes that came in so long ago or earlier.
+
+        Raises:
+            Transient: the store cannot be read.
+        """
+        ...
+
+    def discard(self, sha256: str) -> None:
+        """Remove the bytes, if there are any.
+
+        Raises:
+            Transient: they could not be removed.
+        """
+        ...
+
+
+class KeepsUploads(Protocol):
+    """A store, as far as uploaded texts go."""
+
+    @property
+    def uploads(self) -> Uploads:
+        """The texts that were uploaded."""
+        ...
+
+
+class ArtifactStore(KeepsUploads, Protocol):
     """Bytes by digest, stage results and checkpoints by key. Every write is atomic: partial files are never seen."""
 
     def put(self, file: Path, path: str) -> StoredFile:

@@ -7,7 +7,6 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -16,6 +15,14 @@ from yaml import YAMLError
 
 from workers.contracts.base import Contract, field_path
 from workers.contracts.controls import controls_of
+from workers.contracts.fields import FIELD_PATH, FieldPath, holds, shown, with_change, with_changes
+from workers.contracts.method_list import (
+    ALL_TO_RECOVERY,
+    MethodRow,
+    as_study,
+    is_list_of_methods,
+    trains_nothing_first,
+)
 from workers.contracts.recipe import Recipe, parse_yaml
 from workers.errors import RecipeError
 
@@ -24,11 +31,6 @@ MOST_ROWS = 500
 
 LONGEST_SLUG = 63
 """Characters of a label's value, and of a folder's name."""
-
-FIELD_PATH = r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*$"
-
-FieldPath = Annotated[str, Field(pattern=FIELD_PATH, examples=["method.ratio"])]
-"""A field of the recipe, such as `method.training.learning_rate`."""
 
 
 class Variation(Contract):
@@ -41,38 +43,61 @@ class Variation(Contract):
 
 
 class Study(Contract):
-    """A table of experiments. `rows` names them one by one, `grid` multiplies values, both together cross."""
+    """A table of experiments. `rows` names them one by one, or `methods` lists methods; `grid` multiplies values,
+    and crosses with either. A recipe with `methods` in place of `method` is a study whose base is all else it says."""
 
     title: Annotated[str, Field(min_length=1, max_length=200)]
-    """What the table is called."""
+    """What the table is called. A recipe with `methods` may leave it out."""
     about: Annotated[str, Field(min_length=1, max_length=2000)]
-    """One sentence: which table or figure this is, and what varies."""
+    """One sentence: which table or figure this is, and what varies. A recipe with `methods` may leave it out."""
     base: dict[str, Any]
     """The recipe that every row starts from. What each row changes anyway may be left out."""
     rows: Annotated[list[Variation], Field(max_length=MOST_ROWS)] = []
     """The rows, in the order of the table."""
+    methods: Annotated[list[MethodRow], Field(max_length=MOST_ROWS)] = []
+    """Pruning methods in place of `rows`, each a row: `[{kind: sleb, ratio: 0.25}, {name: ours, kind: dress, ...}]`."""
     grid: dict[FieldPath, Annotated[list[JsonValue], Field(min_length=1)]] = {}
-    """Values by field; every combination is a row, the first field changing slowest. Names are made from the values.
-    With `rows`, every row is run at every point of the grid."""
+    """Values by field; every combination is a row, the first field changing slowest. Names are made from what
+    varies. With `rows` or `methods`, every row is run at every point of the grid."""
     controls: bool = True
     """Add what an honest comparison needs: the dense model fine-tuned on the same data, and the model cut first, with
-    and without rotation, and then trained on it. One set for each model, data, ratio, seed and way of training."""
+    and without rotation, and then trained on it. One set for each model, data, ratio, seed and way of training. Methods
+    that train nothing themselves are compared with the controls of those that do."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_methods(cls, given: Any) -> Any:
+        return as_study(given) if is_list_of_methods(given) else given
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
-        if not self.rows and not self.grid:
-            raise ValueError("a study needs rows, a grid, or both")
-        count = (len(self.rows) or 1) * math.prod(len(values) for values in self.grid.values())
+        self._has_rows()
+        count = (len(self.variations) or 1) * math.prod(len(values) for values in self.grid.values())
         if count > MOST_ROWS:
             raise ValueError(f"rows and grid make {count} rows; at most {MOST_ROWS} are run in one study")
-        if twice := _repeated(row.name for row in self.rows):
-            raise ValueError(f"rows: two are called {twice!r}; give each a name of its own")
+        if twice := _repeated(row.name for row in self.variations):
+            part = "methods" if self.methods else "rows"
+            raise ValueError(f"{part}: two are called {twice!r}; give each a name of its own")
         for field, values in self.grid.items():
             if twice := _repeated(json.dumps(value, sort_keys=True) for value in values):
                 raise ValueError(f"grid.{field}: {twice} stands there twice")
-            if any(field in row.change for row in self.rows):
+            if any(field in row.change for row in self.variations):
                 raise ValueError(f"grid.{field}: a row changes it too; only one of the two can win")
         return self
+
+    def _has_rows(self) -> None:
+        if not self.rows and not self.grid and not self.methods:
+            raise ValueError("a study needs rows, a grid, or both; or a list of methods")
+        if self.rows and self.methods:
+            raise ValueError("rows and methods: only one of the two; a row may change `method` as a whole")
+        if self.methods and "method" in self.base:
+            raise ValueError("method and methods: write the one method into the list, or leave the list out")
+
+    @property
+    def variations(self) -> list[Variation]:
+        """The rows as they were named, or made of the list of methods."""
+        made = [Variation(name=row.title, change={"method": row.settings, **row.change}) for row in self.methods]
+        return self.rows or made
 
     @property
     def slug(self) -> str:
@@ -92,8 +117,8 @@ class Row:
 
 
 def is_study(plain: object) -> bool:
-    """Whether a YAML document is a study; else it is meant as a recipe."""
-    return isinstance(plain, dict) and "base" in plain
+    """Whether a YAML document is a study, or a recipe with `methods`; else it is meant as a recipe."""
+    return isinstance(plain, dict) and ("base" in plain or "methods" in plain)
 
 
 def expand(study: Study) -> list[Row]:
@@ -102,7 +127,7 @@ def expand(study: Study) -> list[Row]:
     Raises:
         RecipeError: a row's recipe is invalid or equals another's; names the field and the row.
     """
-    wanted = [(name, _recipe(study.base, change, name)) for name, change in _variations(study)]
+    wanted = [(name, _recipe(study.base, _with_split(study, change), name)) for name, change in _variations(study)]
     seen: dict[str, str] = {}
     for name, recipe in wanted:
         asked = recipe.model_dump_json()
@@ -112,7 +137,9 @@ def expand(study: Study) -> list[Row]:
         seen[asked] = name
     added: list[tuple[str, Recipe]] = []
     if study.controls:
-        added = [pair for pair in _controls([recipe for _, recipe in wanted]) if pair[1].model_dump_json() not in seen]
+        asking = [recipe for _, recipe in wanted if hasattr(recipe.method, "training")]
+        added = _controls(asking or [recipe for _, recipe in wanted])
+        added = [(name, recipe) for name, recipe in added if recipe.model_dump_json() not in seen]
     names = _distinct([name for name, _ in (*wanted, *added)], " ({})")
     slugs = _distinct([slug(name) for name in names], "-{}")
     recipes = [recipe for _, recipe in (*wanted, *added)]
@@ -128,31 +155,17 @@ def slug(name: str) -> str:
     return plain[:LONGEST_SLUG].rstrip("-") or "row"
 
 
-def with_change(plain: Mapping[str, Any], field: str, value: Any) -> dict[str, Any]:
-    """The recipe's plain values with one field set anew; sections that are missing on the way to it are made.
-
-    Raises:
-        RecipeError: what is on the way to the field has no fields of its own.
-    """
-    changed = deepcopy(dict(plain))
-    *sections, last = field.split(".")
-    place = changed
-    for depth, section in enumerate(sections, start=1):
-        place = place.setdefault(section, {})
-        if not isinstance(place, dict):
-            raise RecipeError(field, f"{'.'.join(sections[:depth])} has no fields of its own; set it as a whole")
-    place[last] = deepcopy(value)
-    return changed
-
-
 def with_settings(plain: Any, settings: Iterable[str]) -> Any:
     """A YAML document with `FIELD=VALUE` settings applied: to a recipe, or to a study's base.
+
+    A recipe with `methods` comes back as the study that it is.
 
     A field of a study's grid takes the one value in place of its list.
 
     Raises:
         RecipeError: a setting is no `FIELD=VALUE`, or a row of the study changes its field.
     """
+    plain = as_study(plain) if is_list_of_methods(plain) else plain
     for setting in settings:
         field, given, text = setting.partition("=")
         if not given or not re.fullmatch(FIELD_PATH, field):
@@ -175,28 +188,40 @@ def _set(plain: dict[str, Any], field: str, value: Any) -> dict[str, Any]:
     if isinstance(grid, dict) and field in grid:
         return {**plain, "grid": {**grid, field: [value]}}
     for row in rows if isinstance(rows, list) else []:
-        if isinstance(row, dict) and isinstance(row.get("change"), dict) and field in row["change"]:
+        changes = row.get("change") if isinstance(row, dict) else None
+        if isinstance(changes, dict) and any(holds(str(changed), field) for changed in changes):
             raise RecipeError(field, f"row {row.get('name')!r} of the study changes it; edit the rows instead")
+    if plain.get("methods") and holds("method", field):
+        raise RecipeError(field, "the study lists its methods; edit the list instead")
     return {**plain, "base": with_change(plain["base"], field, value)} if isinstance(plain["base"], dict) else plain
 
 
 def _variations(study: Study) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and changes of each row: the grid turns slowly, the rows quickly."""
     fields = list(study.grid)
+    varying = [field for field, values in study.grid.items() if len(values) > 1]
     for values in itertools.product(*study.grid.values()):
         point = dict(zip(fields, values, strict=True))
-        names = [shown(field, value) for field, value in point.items()]
-        if not study.rows:
+        told = varying or ([] if study.variations else fields)
+        names = [shown(field, point[field]) for field in told]
+        if not study.variations:
             yield ", ".join(names), point
-        for row in study.rows:
+        for row in study.variations:
             yield ", ".join([*names, row.name]), {**point, **row.change}
+
+
+def _with_split(study: Study, change: dict[str, Any]) -> dict[str, Any]:
+    """The changes of a method's row, with all samples for recovery where the method trains nothing before the cut."""
+    if not study.methods or any(field in ("data", "data.split") for field in change):
+        return change
+    method = with_changes({}, {field: value for field, value in change.items() if holds("method", field)})["method"]
+    return {**change, "data.split": ALL_TO_RECOVERY} if trains_nothing_first(method) else change
 
 
 def _recipe(base: Mapping[str, Any], change: Mapping[str, Any], name: str) -> Recipe:
     plain = dict(base)
     try:
-        for field, value in change.items():
-            plain = with_change(plain, field, value)
+        plain = with_changes(base, change)
         return Recipe.model_validate(plain)
     except RecipeError as error:
         raise RecipeError(error.field, f"row {name!r}: {error.detail}") from error
@@ -218,7 +243,7 @@ def _controls(recipes: Iterable[Recipe]) -> list[tuple[str, Recipe]]:
         fields = list(dict.fromkeys(field for leaves in flat for field in leaves))
         varying = [field for field in fields if len({json.dumps(leaves.get(field)) for leaves in flat}) > 1]
         for leaves, control in zip(flat, controls.values(), strict=True):
-            told = [shown(field, leaves[field]) for field in varying if leaves.get(field) is not None]
+            told = dict.fromkeys(shown(field, leaves[field]) for field in varying if leaves.get(field) is not None)
             named.append((f"{title} ({', '.join(told)})" if told else title, control))
     return named
 
@@ -229,17 +254,6 @@ def _leaves(plain: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, 
             yield from _leaves(value, f"{section}{name}.")
         else:
             yield f"{section}{name}", value
-
-
-def shown(field: str, value: Any) -> str:
-    """A field's value as part of a row's name: words stand alone (`wikitext2`), others follow the field's name."""
-    name = field.rpartition(".")[2]
-    if isinstance(value, str):
-        text = value.rstrip("/").rpartition("/")[2] or value
-        return text if text[:1].isalpha() else f"{name} {text}"
-    if isinstance(value, dict):
-        return f"{name} {value['kind'] if set(value) == {'kind'} else json.dumps(value, sort_keys=True)}"
-    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {json.dumps(value)}"
 
 
 def _repeated(texts: Iterable[str]) -> str | None:

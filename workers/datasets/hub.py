@@ -53,11 +53,8 @@ def hub_rows(places: Places, table: HubTable, split: str, layout: str) -> list[d
 def _download(table: HubTable, split: str) -> list[dict[str, Any]]:
     """The one place that asks the hub."""
     import datasets
-    import huggingface_hub
 
-    if not huggingface_hub.is_offline_mode():  # in offline mode the library answers from its cache at once
-        # Without a network the library alone retries for half a minute, file by file; one question tells as much.
-        huggingface_hub.HfApi().dataset_info(table.id, revision=table.revision, timeout=_PROBE_SECONDS)
+    require_hub(table.id, table.revision)
     name = split.partition("[")[0]
     rows = datasets.load_dataset(
         table.id,
@@ -69,3 +66,16 @@ def _download(table: HubTable, split: str) -> list[dict[str, Any]]:
         verification_mode="no_checks" if table.file else None,
     )
     return list(rows)
+
+
+def require_hub(table: str, revision: str | None = None) -> None:
+    """Let pass if the hub answers about a table, or if the library is told to answer from its cache.
+
+    Raises:
+        OSError, huggingface_hub.errors.HfHubHTTPError: it does not answer, or knows no such table.
+    """
+    import huggingface_hub
+
+    if not huggingface_hub.is_offline_mode():
+        # Without a network the library alone retries for half a minute, file by file; one question tells as much.
+        huggingface_hub.HfApi().dataset_info(table, revision=revision, timeout=_PROBE_SECONDS)

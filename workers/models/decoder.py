@@ -56,6 +56,7 @@ class Decoder:
     embeddings_scaled = False
     defaults: Mapping[str, Any]
     stored_names: Mapping[str, str] = {}
+    block_list = "model.layers"
     branches: tuple[Branch, ...] = (ATTENTION, FEED_FORWARD)
     """The halves of a block, in the order in which they run."""
 

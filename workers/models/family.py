@@ -8,7 +8,7 @@ Legend: d = hidden size (width of the residual stream), d' = the width kept, γ,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib import import_module
@@ -23,6 +23,8 @@ a norm holds one number a channel and stands before readers, a post-norm between
 
 NARROW = "narrow_"
 """Before the `model_type` of an architecture whose modelling file travels with the export."""
+SLICED = "sliced_"
+"""Before the `model_type` of an architecture as SliceGPT leaves it, whose modelling file travels with the export."""
 
 Config = Any
 """A transformers config, or the plain values of config.json over `ModelFamily.defaults`."""
@@ -78,6 +80,8 @@ class ModelFamily(Protocol):
     """Values of the config's fields that config.json leaves out when they are the default."""
     stored_names: Mapping[str, str]
     """What checkpoint files call a parameter, by the model's own name, where the two differ."""
+    block_list: str
+    """Dotted name of the list of transformer blocks; the stream enters a block as its first input."""
 
     def check(self, config: Config) -> None:
         """Refuse variants that the slots do not describe.
@@ -126,6 +130,12 @@ def family_named(model_type: str | None) -> ModelFamily:
         RecipeError: no family knows it.
     """
     name = (model_type or "").removeprefix(NARROW)
+    if name.removeprefix(SLICED) != name and name.removeprefix(SLICED) in FAMILIES:
+        raise RecipeError(
+            "model.source",
+            f"{name!r} is what `slicegpt` made of a model: its stream has another basis before every norm, so no "
+            "method can prune it again; name the model that it was made from",
+        )
     if name not in FAMILIES:
         raise RecipeError(
             "model.source",
@@ -169,6 +179,36 @@ def at_width(config: Config, width: int) -> Config:
     return narrow
 
 
+def blocks(family: ModelFamily, config: Config) -> list[str]:
+    """Dotted names of the transformer blocks, in the order in which they run."""
+    return [f"{family.block_list}.{number}" for number in range(config.num_hidden_layers)]
+
+
+def without_blocks(config: Config, removed: Collection[int]) -> Config:
+    """A copy of the config whose blocks lack those of these numbers; what it lists a layer loses the same entries."""
+    fewer = deepcopy(config)
+    count = config.num_hidden_layers
+    for field, value in vars(config).items():
+        if isinstance(value, list | tuple) and field.endswith("layer_types"):
+            setattr(fewer, field, [kind for number, kind in enumerate(value) if number not in removed])
+    windowed = getattr(config, "max_window_layers", None)  # Qwen: so many first blocks see the whole text
+    if windowed is not None:
+        fewer.max_window_layers = windowed - sum(number < windowed for number in removed)
+    fewer.num_hidden_layers = count - len(removed)
+    return fewer
+
+
+def renamed_without(family: ModelFamily, parameter: str, removed: Collection[int]) -> str | None:
+    """What a parameter is called once the blocks of these numbers are gone; none if it goes with them."""
+    start = f"{family.block_list}."
+    number, dot, rest = parameter.removeprefix(start).partition(".")
+    if not (parameter.startswith(start) and dot):
+        return parameter
+    if int(number) in removed:
+        return None
+    return f"{start}{int(number) - sum(gone < int(number) for gone in removed)}.{rest}"
+
+
 def refuse_unless(supported: bool, missing: str) -> None:
     """A guard for `ModelFamily.check`.
 
@@ -193,6 +233,16 @@ def writer_modules(family: ModelFamily, config: Config) -> list[str]:
     """Dotted names of the modules whose outputs go to the stream, or to a post-norm before it."""
     weights = [slot.parameter for slot in family.slots(config) if slot.role == "writer"]
     return [name.removesuffix(".weight") for name in weights if name.endswith(".weight")]
+
+
+def block_linears(family: ModelFamily, config: Config) -> list[str]:
+    """Dotted names of the blocks' linear modules, each once: readers but the head, writers but the embeddings.
+
+    Fused queries, keys and values are one module.
+    """
+    weights = [slot.parameter for slot in family.slots(config) if slot.role == "writer" and slot.axis == 0]
+    writers = [name.removesuffix(".weight") for name in weights if name.endswith(".weight")]
+    return [*(reader for site in family.sites(config)[:-1] for reader in site.readers), *writers]
 
 
 def linear(module: str, axis: int, role: Role, bias: bool = False) -> list[Slot]:

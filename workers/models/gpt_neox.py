@@ -40,6 +40,7 @@ class GptNeoX:
     embeddings_scaled = False
     defaults: Mapping[str, Any] = {"attention_bias": True, "tie_word_embeddings": False}
     stored_names: Mapping[str, str] = {"lm_head.weight": "embed_out.weight"}
+    block_list = "gpt_neox.layers"
 
     def check(self, config: Config) -> None:
         """Every variant but quantized ones is supported."""

@@ -42,6 +42,7 @@ class Opt:
         "tie_word_embeddings": True,
     }
     stored_names: Mapping[str, str] = {}
+    block_list = f"{DECODER}.layers"
 
     def check(self, config: Config) -> None:
         """Pre-norm with γ and β, and embeddings of the stream's own width."""

@@ -31,6 +31,7 @@ class Phi:
     embeddings_scaled = False
     defaults: Mapping[str, Any] = {"qk_layernorm": False, "tie_word_embeddings": False}
     stored_names: Mapping[str, str] = {}
+    block_list = "model.layers"
 
     def check(self, config: Config) -> None:
         """No norms within attention."""

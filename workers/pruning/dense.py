@@ -16,6 +16,8 @@ from workers.training import Step
 class Dense:
     """See the module."""
 
+    leaves_zeros = False
+
     def check(self, settings: DenseSettings, family: ModelFamily, config: PreTrainedConfig) -> None:
         """Nothing can be wrong."""
 
@@ -29,10 +31,14 @@ class Dense:
         """Nothing to train."""
         yield from ()
 
-    def zero(self, settings: DenseSettings, family: ModelFamily, model: PreTrainedModel) -> None:
+    def zero(
+        self, settings: DenseSettings, family: ModelFamily, model: PreTrainedModel, prepared: dict[str, Tensor]
+    ) -> None:
         """Nothing to zero."""
 
-    def cut(self, settings: DenseSettings, family: ModelFamily, model: PreTrainedModel) -> Narrowed:
+    def cut(
+        self, settings: DenseSettings, family: ModelFamily, model: PreTrainedModel, prepared: dict[str, Tensor]
+    ) -> Narrowed:
         """The model as it is."""
         return Narrowed(model.config, {name: weight.detach() for name, weight in model.named_parameters()})
 

@@ -22,24 +22,23 @@ from workers.contracts.training import TrainingSettings
 from workers.errors import RecipeError
 from workers.models.family import ModelFamily, is_rotatable
 from workers.models.width import Width, is_principal, width_of
-from workers.objectives import distillation, language_modelling
+from workers.objectives import Parts, distillation, language_modelling
 from workers.pruning import basis
 from workers.pruning.cut import cut_weights, zero_removed
 from workers.pruning.elastic import ElasticWidths
 from workers.pruning.groups import Annealing, Penalty, Proximal, RemovedPart
-from workers.pruning.method import Narrowed, Preparation, Regularization, batches
+from workers.pruning.method import Narrowed, Preparation, Regularization, calibration
 from workers.pruning.order import axes_order, channel_order, head_order
 from workers.pruning.record import PreservedRatios
 from workers.pruning.refine import refined_axes
 from workers.pruning.stream_distance import StreamDistance, Target, with_distance
 from workers.training import Objective, Rider, Step, steps_of, train
 
-CALIBRATION_SEQUENCES = 128
-"""Sequences of the regularize share from which the stream's statistics are taken."""
-
 
 class Dress:
     """See the module."""
+
+    leaves_zeros = False
 
     def check(self, settings: DressSettings, family: ModelFamily, config: PreTrainedConfig) -> None:
         """See `Method.check`."""
@@ -60,9 +59,9 @@ class Dress:
         if is_principal(settings, family, model.config):
             found["axes"] = yield from _axes(settings, family, task)
         elif settings.channels != "last":
-            found["order"] = channel_order(settings.channels, model, family, _calibration(task.sequences), task.seed)
+            found["order"] = channel_order(settings.channels, model, family, calibration(task.sequences), task.seed)
         if width.heads is not None:
-            found["heads"] = head_order(model, family, _calibration(task.sequences))
+            found["heads"] = head_order(model, family, calibration(task.sequences))
         return found
 
     def regularize(self, settings: DressSettings, family: ModelFamily, task: Regularization) -> Iterator[Step]:
@@ -79,24 +78,29 @@ class Dress:
         removed = RemovedPart(model, family, width.channels, heads_kept=width.heads, centred=centred, folded=principal)
         removed.before = task.extra.setdefault("magnitudes", removed.magnitudes())
         steps = steps_of(len(task.sequences), training)
-        probe = next(_calibration(task.sequences))
+        probe = next(calibration(task.sequences))
         record = PreservedRatios(removed, model, family, probe, steps, task.extra)
         rider = _rider(settings, family, model, removed, task, steps)
         masks = rider.riding(model, family) if isinstance(rider, ElasticWidths) else nullcontext()
-        with masks, _objective(settings, family, model, removed, rider, task) as objective:
+        parts: Parts = {}
+        with masks, _objective(settings, family, model, removed, rider, task, parts) as objective:
             for step in train(
-                model, task.sequences, training, objective, seed=task.seed, rider=rider, keeper=task.keeper
+                model, task.sequences, training, objective, seed=task.seed, rider=rider, keeper=task.keeper, parts=parts
             ):
                 record.after(step)
                 yield step
         task.record.update(record.summary())
 
-    def zero(self, settings: DressSettings, family: ModelFamily, model: PreTrainedModel) -> None:
+    def zero(
+        self, settings: DressSettings, family: ModelFamily, model: PreTrainedModel, prepared: dict[str, Tensor]
+    ) -> None:
         """See `Method.zero`."""
         centred = _is_centred(settings, family, is_principal(settings, family, model.config))
         zero_removed(model, family, width_of(settings, family, model.config), centred=centred)
 
-    def cut(self, settings: DressSettings, family: ModelFamily, model: PreTrainedModel) -> Narrowed:
+    def cut(
+        self, settings: DressSettings, family: ModelFamily, model: PreTrainedModel, prepared: dict[str, Tensor]
+    ) -> Narrowed:
         """Step 3 of the method. See `Method.cut`."""
         width = width_of(settings, family, model.config)
         return Narrowed(*cut_weights(model, family, width, settings.exact_norms))
@@ -119,8 +123,8 @@ def _widths(settings: DressSettings, family: ModelFamily, config: PreTrainedConf
 def _axes(settings: DressSettings, family: ModelFamily, task: Preparation) -> Generator[Step, None, Tensor]:
     """The new axes by falling importance, float64 [d, n]; n = d, or d - 1 for LayerNorm, which drops the mean."""
     heeds = settings.sensitivity > 0
-    calibration = _calibration(task.sequences)
-    statistics = basis.stream_statistics(task.model, family, calibration, gradients=heeds, seed=task.seed)
+    text = calibration(task.sequences)
+    statistics = basis.stream_statistics(task.model, family, text, gradients=heeds, seed=task.seed)
     layer = family.norm == "layer"
     matrix = basis.importance(statistics, settings.sensitivity)
     axes = basis.centred_axes(matrix) if layer else basis.principal_axes(matrix)
@@ -154,10 +158,6 @@ def _apply(
         basis.reorder_heads(model, family, prepared["heads"])
 
 
-def _calibration(sequences: Tensor) -> Iterator[Tensor]:
-    return batches(sequences, CALIBRATION_SEQUENCES)
-
-
 def _rider(
     settings: DressSettings,
     family: ModelFamily,
@@ -185,21 +185,25 @@ def _objective(
     removed: RemovedPart,
     rider: Rider,
     task: Regularization,
+    parts: Parts,
 ) -> Iterator[Objective]:
-    """Cross-entropy, mixed with the divergence to the dense model, plus the distance to its stream, as asked."""
+    """Cross-entropy, mixed with the divergence to the dense model, plus the distance to its stream, as asked.
+
+    `parts` takes the terms, where there are several.
+    """
     chunk = settings.training.loss_chunk_tokens
     if settings.distillation == 0 and settings.stream_distillation == 0:
         yield language_modelling(model, chunk_tokens=chunk)
         return
     teacher = load_teacher(task.dense_folder, model.device)
-    objective = distillation(model, teacher, settings.distillation, chunk_tokens=chunk)
+    objective = distillation(model, teacher, settings.distillation, chunk_tokens=chunk, parts=parts)
     if settings.stream_distillation == 0:
         yield objective
         return
     target = _target(task.prepared, removed, rider, model.device)
     distance = StreamDistance(family, target)
     with distance.watching(model, teacher):
-        yield with_distance(objective, distance, settings.stream_distillation)
+        yield with_distance(objective, distance, settings.stream_distillation, parts)
 
 
 def _target(prepared: dict[str, Tensor], removed: RemovedPart, rider: Rider, device: torch.device) -> Target:

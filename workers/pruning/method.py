@@ -19,6 +19,9 @@ from workers.contracts.methods import MethodSettings
 from workers.models.family import ModelFamily
 from workers.training import Keeper, Step
 
+CALIBRATION_SEQUENCES = 128
+"""Sequences from which statistics of the dense model are taken, where the settings name no number."""
+
 
 @dataclass(frozen=True)
 class Narrowed:
@@ -68,6 +71,9 @@ class Regularization:
 class Method(Protocol):
     """One way of making a model smaller."""
 
+    leaves_zeros: bool
+    """Whether the cut leaves zeros in unchanged shapes, which recovery must keep."""
+
     def check(self, settings: Any, family: ModelFamily, config: PreTrainedConfig) -> None:
         """Refuse, before anything is loaded, what cannot be done to a model of this config.
 
@@ -86,12 +92,15 @@ class Method(Protocol):
         """Train the model, in place, yielding steps. The architecture keeps its shapes."""
         ...
 
-    def cut(self, settings: Any, family: ModelFamily, model: PreTrainedModel) -> Narrowed:
-        """Take the parts away."""
+    def cut(self, settings: Any, family: ModelFamily, model: PreTrainedModel, prepared: dict[str, Tensor]) -> Narrowed:
+        """Take the parts away; `prepared` is what `prepare` returned."""
         ...
 
-    def zero(self, settings: Any, family: ModelFamily, model: PreTrainedModel) -> None:
-        """Set to zero, in place, what `cut` would take away: the reference that the cut model is compared with."""
+    def zero(self, settings: Any, family: ModelFamily, model: PreTrainedModel, prepared: dict[str, Tensor]) -> None:
+        """Set to zero, in place, what `cut` would take away: the reference that the cut model is compared with.
+
+        Does nothing where the architecture cannot say it.
+        """
         ...
 
 
@@ -104,6 +113,11 @@ def nothing_to_prepare() -> Generator[Step, None, dict[str, Tensor]]:
     """The preparation of a method that needs none."""
     yield from ()
     return {}
+
+
+def calibration(sequences: Tensor) -> Iterator[Tensor]:
+    """The sequences from which statistics are taken, in batches."""
+    return batches(sequences, CALIBRATION_SEQUENCES)
 
 
 def batches(sequences: Tensor, count: int, size: int = 8) -> Iterator[Tensor]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from workers.models.family import ModelFamily
+from workers.objectives import Parts
 from workers.training import Objective
 
 Target = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -68,10 +69,15 @@ class StreamDistance:
         return hook
 
 
-def with_distance(objective: Objective, distance: StreamDistance, weight: float) -> Objective:
-    """The objective plus the weighted distance; the objective must pass the tokens through the teacher first."""
+def with_distance(objective: Objective, distance: StreamDistance, weight: float, parts: Parts) -> Objective:
+    """The objective plus the weighted distance; the objective must pass the tokens through the teacher first.
+
+    `parts` takes the distance, unweighted, as `stream_distance`.
+    """
 
     def loss(ids: Tensor) -> Tensor:
-        return objective(ids) + weight * distance.taken()
+        trained, taken = objective(ids), distance.taken()
+        parts["stream_distance"] = taken.detach()
+        return trained + weight * taken
 
     return loss

@@ -12,6 +12,7 @@ from torch import Tensor
 from workers import checkpoints
 from workers.pruning.method import Preparation, method_of
 from workers.stages.outcome import Outcome, StageRun, training_events
+from workers.stages.record import Record
 from workers.training import Step
 from workers.training_checkpoints import TrainingCheckpoints
 from workers.workbench import Workbench
@@ -31,9 +32,11 @@ def basis(bench: Workbench, key: str) -> StageRun:
     def steps() -> Generator[Step, None, None]:
         found.update((yield from method_of(recipe.method).prepare(recipe.method, bench.family, task)))
 
-    yield from training_events("basis", steps())
+    record = Record("basis")
+    yield from training_events("basis", record.following(steps()))
     folder = bench.new_folder(key)
     save_file({name: tensor.contiguous() for name, tensor in found.items()}, folder / FILE)
+    record.write(folder)
     return Outcome(folder)
 
 

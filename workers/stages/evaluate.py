@@ -16,8 +16,10 @@ from workers.contracts.events import Event, Progress
 from workers.contracts.results import Measurement, PerplexityProtocol, Subject
 from workers.datasets.dataset import Documents
 from workers.errors import RecipeError
+from workers.pruning.method import method_of
 from workers.stages.outcome import Outcome, StageRun
 from workers.workbench import Workbench
+from workers.zeros import nonzero_parameters
 
 LONGEST_WINDOW = 2048
 """L, in tokens, unless the recipe or the model's context says less."""
@@ -27,6 +29,7 @@ def evaluate(bench: Workbench, subject: Subject, folder: Path) -> StageRun:
     """Dense and pruned models are measured alike. Weights are those on disk; see `arithmetic` for the arithmetic."""
     measurement = Measurement(
         parameters=stored_model.count_parameters(folder),
+        nonzero_parameters=_nonzero(bench, subject, folder),
         bytes=stored_model.stored_bytes(folder),
         hidden_size=checkpoints.load_config(folder).hidden_size,
         dtype=_name(bench.export_dtype),
@@ -39,6 +42,13 @@ def evaluate(bench: Workbench, subject: Subject, folder: Path) -> StageRun:
             figures[name], protocols[name] = yield from _perplexity(bench, subject, model, name, text)
         measurement = measurement.merged(Measurement(perplexity=figures, perplexity_protocol=protocols))
     return Outcome(measurements={subject: measurement})
+
+
+def _nonzero(bench: Workbench, subject: Subject, folder: Path) -> int | None:
+    """See `Measurement.nonzero_parameters`. The dense model's figures are shared by all methods, so it has none."""
+    if subject == "dense" or not method_of(bench.recipe.method).leaves_zeros:
+        return None
+    return nonzero_parameters(folder, bench.family, checkpoints.load_config(folder))
 
 
 def arithmetic(bench: Workbench) -> torch.dtype:

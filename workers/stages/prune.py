@@ -9,6 +9,7 @@ import torch
 from workers import checkpoints
 from workers.contracts.events import Notice
 from workers.pruning.method import method_of
+from workers.stages.basis import load_basis
 from workers.stages.outcome import Outcome, StageRun
 from workers.workbench import Workbench
 
@@ -16,17 +17,18 @@ PROBE_TOKENS = 256
 """Length of the one sequence on which the cut model is compared with the zeroed one."""
 
 
-def prune(bench: Workbench, key: str, regularized: Path) -> StageRun:
+def prune(bench: Workbench, key: str, regularized: Path, prepared: Path | None) -> StageRun:
     """Leaves the narrower model, as stock transformers loads it."""
     settings = bench.recipe.method
     method = method_of(settings)
+    found = load_basis(prepared)
     model = checkpoints.load_model(regularized, torch.float32, bench.device)
     trained = _probe(bench, model)
-    narrowed = method.cut(settings, bench.family, model)
+    narrowed = method.cut(settings, bench.family, model, found)
     folder = bench.new_folder(key)
     checkpoints.save_weights(narrowed.config, narrowed.weights, bench.export_dtype, folder)
     checkpoints.copy_companions(regularized, folder)
-    method.zero(settings, bench.family, model)
+    method.zero(settings, bench.family, model, found)
     zeroed = _probe(bench, model)
     del model, narrowed
     cut = _probe(bench, checkpoints.load_model(folder, torch.float32, bench.device))

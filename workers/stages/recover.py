@@ -10,36 +10,47 @@ from torch import nn
 from workers import checkpoints
 from workers.adapters import with_adapters
 from workers.contracts.training import RecoverInFull, RecoverWithLora
-from workers.objectives import Objective, distillation, language_modelling
+from workers.objectives import Objective, Parts, distillation, language_modelling
+from workers.pruning.method import method_of
 from workers.stages.outcome import Outcome, StageRun, training_events
+from workers.stages.record import Record
 from workers.training import train
 from workers.training_checkpoints import TrainingCheckpoints
 from workers.workbench import Workbench
+from workers.zeros import ZerosKept
 
 
 def recover(bench: Workbench, key: str, pruned: Path, settings: RecoverWithLora | RecoverInFull) -> StageRun:
-    """Leaves the recovered model, of the pruned model's shape."""
+    """Leaves the recovered model, of the pruned model's shape. Zeros of a method that leaves them stay."""
     seed = bench.recipe.seed
     model = checkpoints.load_model(pruned, getattr(torch, settings.training.weights), bench.device)
     keeper = TrainingCheckpoints(bench.store, key, bench.workspace, bench.recipe.resources)
     keeper.found()
     trained = with_adapters(model, settings, seed) if isinstance(settings, RecoverWithLora) else model
-    objective = _objective(bench, settings, trained)
+    parts: Parts = {}
+    objective = _objective(bench, settings, trained, parts)
+    record = Record("recover")
     training = settings.training.at_width(bench.config.hidden_size)
-    steps = train(trained, bench.recover_sequences, training, objective, seed=seed, keeper=keeper)
-    yield from training_events("recover", steps)
+    rider = ZerosKept(trained) if method_of(bench.recipe.method).leaves_zeros else None
+    steps = train(
+        trained, bench.recover_sequences, training, objective, seed=seed, rider=rider, keeper=keeper, parts=parts
+    )
+    yield from training_events("recover", record.following(steps))
     if isinstance(settings, RecoverWithLora):
         model = trained.merge_and_unload()
     folder = bench.new_folder(key)
     checkpoints.save_weights(model.config, checkpoints.weights_of(model), bench.export_dtype, folder)
     checkpoints.copy_companions(pruned, folder)
+    record.write(folder)
     return Outcome(folder)
 
 
-def _objective(bench: Workbench, settings: RecoverWithLora | RecoverInFull, model: nn.Module) -> Objective:
-    """Cross-entropy, mixed with the divergence to the dense model if the recipe asks for it."""
+def _objective(
+    bench: Workbench, settings: RecoverWithLora | RecoverInFull, model: nn.Module, parts: Parts
+) -> Objective:
+    """Cross-entropy, mixed with the divergence to the dense model if the recipe asks for it: `parts` then has both."""
     chunk = settings.training.loss_chunk_tokens
     if settings.distillation == 0:
         return language_modelling(model, chunk_tokens=chunk)
     teacher = checkpoints.load_teacher(bench.dense_folder, bench.device)
-    return distillation(model, teacher, settings.distillation, chunk_tokens=chunk)
+    return distillation(model, teacher, settings.distillation, chunk_tokens=chunk, parts=parts)

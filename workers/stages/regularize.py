@@ -11,10 +11,11 @@ from workers import checkpoints
 from workers.pruning.method import Regularization, method_of
 from workers.stages.basis import load_basis
 from workers.stages.outcome import Outcome, StageRun, training_events
+from workers.stages.record import RECORDS, Record
 from workers.training_checkpoints import TrainingCheckpoints
 from workers.workbench import Workbench
 
-RECORD = "preserved_ratios.json"
+PRESERVED = f"{RECORDS}/preserved_ratios.json"
 """The data of the paper's Figure 3, beside the weights."""
 
 
@@ -36,10 +37,14 @@ def regularize(bench: Workbench, key: str, prepared: Path | None) -> StageRun:
         resumed=resumed,
         extra=keeper.extra,
     )
-    yield from training_events("regularize", method.regularize(recipe.method, bench.family, task))
+    record = Record("regularize")
+    steps = record.following(method.regularize(recipe.method, bench.family, task))
+    yield from training_events("regularize", steps)
     folder = bench.new_folder(key)
     checkpoints.save_weights(model.config, checkpoints.weights_of(model), bench.export_dtype, folder)
     checkpoints.copy_companions(bench.dense_folder, folder)
+    record.write(folder)
     if task.record:
-        (folder / RECORD).write_text(json.dumps(task.record))
+        (folder / RECORDS).mkdir(exist_ok=True)
+        (folder / PRESERVED).write_text(json.dumps(task.record))
     return Outcome(folder)

@@ -220,3 +220,119 @@ def test_a_change_sets_its_field_and_nothing_else(plain: dict[str, Any]) -> None
         changed["a"].pop("x")
         before = {**plain, "a": {name: value for name, value in plain.get("a", {}).items() if name != "x"}}
         assert changed == before
+
+
+METHODS: dict[str, Any] = {
+    "model": {"source": "./there/small"},
+    "data": {"samples": 40, "split": "3:1"},
+    "methods": [
+        {"kind": "sleb", "ratio": 0.25},
+        {"name": "paper l1", "kind": "dress", "preset": "paper", "norm": "l1", "ratio": 0.25},
+        {"preset": "paper", "ratio": 0.25, "training": {"learning_rate": 1e-3}},
+        {"kind": "dense", "change": {"recover": {"kind": "none"}}},
+    ],
+    "seed": 3,
+}
+
+
+def listed(**changes: Any) -> dict[str, Row]:
+    return {row.name: row for row in expand(Study.model_validate({**METHODS, "controls": False, **changes}))}
+
+
+def test_a_recipe_with_methods_is_a_study_of_them() -> None:
+    assert is_study(METHODS)
+    rows = listed()
+    assert list(rows) == ["sleb, ratio 0.25", "paper l1", "dress paper, ratio 0.25", "dense, recover none"]
+    assert [row.recipe.method.kind for row in rows.values()] == ["sleb", "dress", "dress", "dense"]
+    assert {(row.recipe.model.source, row.recipe.seed) for row in rows.values()} == {("./there/small", 3)}
+    assert rows["dress paper, ratio 0.25"].recipe.method.training.learning_rate == 1e-3
+    assert rows["dense, recover none"].recipe.recover.kind == "none"
+    made = Study.model_validate(METHODS)
+    assert (made.title, made.slug) == ("Methods on small", "methods-on-small")
+    assert Study.model_validate({**METHODS, "title": "Table 1", "about": "All."}).title == "Table 1"
+
+
+def test_a_method_that_trains_nothing_first_gives_all_samples_to_recovery() -> None:
+    def splits(**changes: Any) -> list[str]:
+        return [row.recipe.data.split for row in listed(**changes).values()]
+
+    assert splits() == ["0:1", "3:1", "3:1", "0:1"]
+    at_once = {"name": "at once", "kind": "dress", "solver": "none", "ratio": 0.25}
+    own = {"kind": "random", "ratio": 0.25, "change": {"data.split": "1:3"}}
+    section = {"kind": "magnitude", "ratio": 0.25, "change": {"data": {"samples": 8}}}
+    assert splits(methods=[at_once, own, section]) == ["0:1", "1:3", "3:1"], "unless its row says a split"
+    assert splits(methods=[METHODS["methods"][0]], grid={"data.split": ["1:1", "2:1"]}) == ["1:1", "2:1"]
+    base = {name: value for name, value in METHODS.items() if name not in ("methods", "seed")}
+    rows = expand(study(base=base, rows=[{"name": "plain", "change": {"method": {"kind": "random", "ratio": 0.5}}}]))
+    assert rows[0].recipe.data.split == "3:1", "a study's own rows say everything themselves"
+
+
+def test_methods_cross_with_a_grid() -> None:
+    methods = [{"kind": "sleb"}, {"kind": "dress", "preset": "paper"}]
+    rows = listed(methods=methods, grid={"method.ratio": [0.25, 0.5], "seed": [1, 2]})
+    assert list(rows)[:3] == ["ratio 0.25, seed 1, sleb", "ratio 0.25, seed 1, dress paper", "ratio 0.25, seed 2, sleb"]
+    last = rows["ratio 0.5, seed 2, dress paper"].recipe
+    assert (last.method.ratio, last.method.solver, last.seed, last.data.split) == (0.5, "penalty", 2, "3:1")
+    assert rows["ratio 0.5, seed 2, sleb"].recipe.data.split == "0:1"
+
+
+def test_rivals_share_the_controls_of_what_trains() -> None:
+    names = [row.name for row in expand(Study.model_validate(METHODS)) if row.is_control]
+    assert names and {name.partition(" (")[0] for name in names} == {DENSE, ROTATED, PLAIN}
+    alone = Study.model_validate({**METHODS, "methods": METHODS["methods"][1:]})
+    assert names == [row.name for row in expand(alone) if row.is_control], "SLEB trains nothing and adds none"
+    rivals = expand(Study.model_validate({**METHODS, "methods": METHODS["methods"][:1]}))
+    assert [row.name for row in rivals if row.is_control] == [DENSE, ROTATED, PLAIN], (
+        "by themselves they have their own"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"methods": []}, "a study needs rows, a grid, or both; or a list of methods"),
+        ({"methods": [{"name": "a"}]}, "a method needs its settings"),
+        ({"methods": [{"kind": "dense"}, {"kind": "dense"}]}, "methods: two are called 'dense'; give each a name"),
+        ({"methods": [{"kind": "sleb", "change": {"method.ratio": 1}}]}, "write it as a setting of the method itself"),
+        ({"method": {"kind": "dress"}}, "method and methods: write the one method into the list"),
+        ({"rows": [{"name": "a"}]}, "rows and methods: only one of the two"),
+        ({"methods": 3}, "valid list"),
+    ],
+)
+def test_faults_of_a_list_of_methods(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(words)):
+        Study.model_validate({**METHODS, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "words"),
+    [
+        ({"methods": [{"kind": "sleb", "ratio": 7.0}]}, "method.ratio", "row 'sleb, ratio 7': Input should be less"),
+        ({"methods": [{"kind": "slab", "ratio": 0.5}]}, "method", "row 'slab, ratio 0.5': Input tag 'slab'"),
+        ({"methods": [{"kind": "dense"}], "grid": {"method.ratio": [0.5]}}, "method.ratio", "Extra inputs"),
+        ({"sead": 1}, "sead", "row 'sleb, ratio 0.25': Extra inputs"),
+    ],
+)
+def test_faults_of_a_method_name_its_row(changes: dict[str, Any], field: str, words: str) -> None:
+    with pytest.raises(RecipeError) as refused:
+        listed(**changes)
+    assert refused.value.field == field and words in refused.value.detail
+
+
+def test_settings_change_what_all_methods_share() -> None:
+    plain = with_settings(METHODS, ["model.source=./tiny", "resources.gpus=1"])
+    rows = expand(Study.model_validate(plain))
+    assert {(row.recipe.model.source, row.recipe.resources.gpus) for row in rows} == {("./tiny", 1)}
+    assert with_settings(METHODS, [])["base"]["seed"] == 3 and METHODS["seed"] == 3
+    for field in ("method.ratio=0.5", "method={kind: dense}"):
+        with pytest.raises(RecipeError, match="lists its methods; edit the list"):
+            with_settings(METHODS, [field])
+    with pytest.raises(RecipeError, match="row 'a' of the study changes it"):
+        with_settings(
+            {"base": BASE, "rows": [{"name": "a", "change": {"recover": {"kind": "none"}}}]}, ["recover.rank=2"]
+        )
+
+
+def test_a_field_is_set_after_the_section_that_holds_it() -> None:
+    row = {"name": "a", "change": {"recover.rank": 4, "recover": {"kind": "lora", "rank": 8}}}
+    assert rows_of(rows=[row], controls=False)["a"].recipe.recover.rank == 4

@@ -220,7 +220,7 @@ def test_the_prune_stage_reports_the_jump(name: str, basis: str, tmp_path: Path)
         sequence_length=20,
         new_folder=lambda _key: tmp_path / "pruned",
     )
-    *_, notice = prune(bench, "key", tmp_path / "regularized")  # type: ignore[arg-type]
+    *_, notice = prune(bench, "key", tmp_path / "regularized", None)  # type: ignore[arg-type]
     reported = float(notice.message.rpartition(" ")[2])
     narrow = checkpoints.load_model(tmp_path / "pruned", torch.float32, CPU)
     ids = torch.randint(model.config.vocab_size, (1, 20), generator=torch.Generator().manual_seed(0))

@@ -9,11 +9,11 @@ import pytest
 from transformers import AutoConfig
 
 import workers.models
-from tests.workers.models.variants import tiny
+from tests.workers.models.variants import VARIANTS, tiny
 from workers.contracts.methods import DressSettings
 from workers.contracts.recipe import FAMILIES
 from workers.errors import RecipeError
-from workers.models.family import family_named, family_of, head_dim_of, is_tied
+from workers.models.family import blocks, family_named, family_of, head_dim_of, is_tied, renamed_without, without_blocks
 from workers.models.width import width_of
 
 FOLDER = Path(next(iter(workers.models.__path__)))
@@ -88,3 +88,41 @@ def test_heads_that_share_a_matrix_are_not_dropped() -> None:
     with pytest.raises(RecipeError) as refused:
         width_of(settings, family_of(config), config)
     assert refused.value.field == "method.export"
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_blocks_are_those_of_the_model(name: str) -> None:
+    model = VARIANTS[name](num_hidden_layers=3)
+    family = family_of(model.config)
+    listed = list(model.get_submodule(family.block_list))
+    assert [model.get_submodule(block) for block in blocks(family, model.config)] == listed
+    of_blocks = [name for name, _ in model.named_parameters() if name.startswith(f"{family.block_list}.")]
+    assert len(of_blocks) == sum(len(list(block.parameters())) for block in listed)
+
+
+@pytest.mark.parametrize("name", ["qwen2-tied", "gemma2", "llama"])
+def test_a_config_without_blocks_lists_the_kinds_of_those_that_stay(name: str) -> None:
+    config = VARIANTS[name](num_hidden_layers=6).config
+    fewer = without_blocks(config, {1, 4})
+    assert (config.num_hidden_layers, fewer.num_hidden_layers) == (6, 4)
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        assert len(set(kinds)) == 2, "else nothing would show"
+        assert fewer.layer_types == [kinds[place] for place in (0, 2, 3, 5)]
+    else:
+        assert name == "llama"
+
+
+def test_the_blocks_with_a_window_are_still_those_behind_the_same_block() -> None:
+    config = SimpleNamespace(num_hidden_layers=6, max_window_layers=3)
+    assert without_blocks(config, [1, 4]).max_window_layers == 2
+    assert without_blocks(SimpleNamespace(num_hidden_layers=6, max_window_layers=28), [1, 4]).max_window_layers == 26
+
+
+def test_what_stays_moves_up() -> None:
+    family = family_named("opt")
+    names = [f"model.decoder.layers.{number}.fc1.weight" for number in (0, 1, 2, 5, 11)]
+    wanted = ["0", None, "1", None, "9"]
+    renamed = [renamed_without(family, name, {1, 5}) for name in names]
+    assert renamed == [place and f"model.decoder.layers.{place}.fc1.weight" for place in wanted]
+    assert renamed_without(family, "model.decoder.embed_tokens.weight", {1}) == "model.decoder.embed_tokens.weight"

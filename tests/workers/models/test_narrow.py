@@ -191,7 +191,7 @@ def test_an_export_can_be_pruned_again(name: str, wanted: DressSettings, tmp_pat
     second = cut(first, wanted, tmp_path / "second")
     assert second.config.hidden_size < KEPT
     assert second.config.model_type == (name if wanted is NATIVE else f"narrow_{name}")
-    METHOD.zero(wanted, family, first)
+    METHOD.zero(wanted, family, first, {})
     assert apart(logits(second), logits(first)) < EXACT
     assert stored_model.plain_config(tmp_path / "first").head_dim == HIDDEN // HEADS
     assert family_named(f"narrow_{name}") is family

@@ -119,13 +119,13 @@ def regularized(name: str, wanted: DressSettings) -> PreTrainedModel:
 def zeroed(model: PreTrainedModel, wanted: DressSettings) -> PreTrainedModel:
     """A copy, with zeros where the cut takes channels away."""
     model = deepcopy(model)
-    METHOD.zero(wanted, family_of(model.config), model)
+    METHOD.zero(wanted, family_of(model.config), model, {})
     return model
 
 
 def cut(model: PreTrainedModel, wanted: DressSettings, folder: Path) -> PreTrainedModel:
     """The cut model as it is read back from disk."""
-    narrowed = METHOD.cut(wanted, family_of(model.config), model)
+    narrowed = METHOD.cut(wanted, family_of(model.config), model, {})
     checkpoints.save_weights(narrowed.config, narrowed.weights, torch.float32, folder)
     return checkpoints.load_model(folder, torch.float32, CPU)
 

@@ -68,7 +68,7 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
 
 
 def cut(wanted: DressSettings, model: PreTrainedModel) -> PreTrainedModel:
-    narrowed = METHOD.cut(wanted, family_of(model.config), model)
+    narrowed = METHOD.cut(wanted, family_of(model.config), model, {})
     narrow = type(model)(narrowed.config).eval()
     narrow.load_state_dict(narrowed.weights, strict=False)
     return narrow

@@ -1,4 +1,4 @@
-"""Modelling files for architectures whose stock code derives the head size from the width; they travel with exports.
+"""Modelling files for what stock code cannot say (heads that keep their size, sliced streams): they go with exports.
 
 The service itself never runs a file that lies in a checkpoint folder: it knows these architectures by `register`.
 """
@@ -14,14 +14,24 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
-from workers.models.family import NARROW
+from workers.models.family import NARROW, SLICED
 from workers.models.narrow.modeling_narrow_gpt_neox import NarrowGPTNeoXForCausalLM
 from workers.models.narrow.modeling_narrow_opt import NarrowOPTForCausalLM
 from workers.models.narrow.modeling_narrow_phi3 import NarrowPhi3ForCausalLM
+from workers.models.narrow.modeling_sliced_llama import SlicedLlamaForCausalLM
+from workers.models.narrow.modeling_sliced_opt import SlicedOPTForCausalLM
+from workers.models.narrow.modeling_sliced_phi import SlicedPhiForCausalLM
 
 MODELS = {
     model.config_class.model_type: model
-    for model in (NarrowOPTForCausalLM, NarrowGPTNeoXForCausalLM, NarrowPhi3ForCausalLM)
+    for model in (
+        NarrowOPTForCausalLM,
+        NarrowGPTNeoXForCausalLM,
+        NarrowPhi3ForCausalLM,
+        SlicedLlamaForCausalLM,
+        SlicedOPTForCausalLM,
+        SlicedPhiForCausalLM,
+    )
 }
 """The models that modelling files define, by `model_type`."""
 
@@ -51,7 +61,7 @@ def with_modelling_file(config: PreTrainedConfig, narrow_type: str | None) -> Pr
         "AutoModelForCausalLM": f"{file}.{model.__name__}",
     }
     if not getattr(recast, "tokenizer_class", None):  # else looked up by model_type, where tokenizer files name none
-        recast.tokenizer_class = TOKENIZER_MAPPING_NAMES.get(narrow_type.removeprefix(NARROW))
+        recast.tokenizer_class = TOKENIZER_MAPPING_NAMES.get(narrow_type.removeprefix(NARROW).removeprefix(SLICED))
     return recast
 
 
