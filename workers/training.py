@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -109,6 +109,7 @@ def train(
     rider: Rider | None = None,
     keeper: Keeper | None = None,
     parts: Parts | None = None,
+    held: Collection[str] = (),
 ) -> Iterator[Step]:
     """Train the parameters that require a gradient, yielding after each step.
 
@@ -121,6 +122,7 @@ def train(
         settings: `weights: bfloat16` casts the parameters in place at the first step, unless some are frozen.
         objective: of this model; see `workers.objectives`.
         parts: where the objective leaves its terms, to be reported along with the loss.
+        held: names of parameters that no gradient changes; riders still may, and checkpoints hold them.
     Raises:
         Diverged: the loss of a reported step is not finite.
     """
@@ -129,7 +131,7 @@ def train(
     device = next(iter(state.parameters.values())).device
     torch.manual_seed(seed)
     model.train()
-    with _activations_dropped(model, settings), _updates_in_backward(state, settings, rider):
+    with _activations_dropped(model, settings), _updates_in_backward(state, settings, rider, held):
         done = keeper.load(state) if keeper else 0
         if done:
             yield Step(done, steps, resumed=True, earlier=tuple(state.curve))
@@ -142,7 +144,7 @@ def train(
                 rider.before_step(step)
             loss, terms = _gradients(objective, ids, settings, state.scaler, parts)
             if not settings.step_in_backward:
-                _update(state, settings, rider)
+                _update(state, settings, rider, held)
             if rider:
                 rider.after_step(step)
             done = step + 1
@@ -203,13 +205,16 @@ def _gradients(
     return torch.stack(losses).sum(), terms
 
 
-def _update(state: TrainingState, settings: TrainingSettings, rider: Rider | None) -> None:
+def _update(state: TrainingState, settings: TrainingSettings, rider: Rider | None, held: Collection[str]) -> None:
     """The optimizer's step on whole gradients: unscaled, with the rider's part, clipped. Frees the gradients."""
     (optimizer,) = state.optimizers.all
+    for name in held:
+        state.parameters[name].grad = None
     state.scaler.unscale_(optimizer)
     if rider:
         for name, weight in state.parameters.items():
-            rider.add_gradient(name, weight)
+            if name not in held:
+                rider.add_gradient(name, weight)
     if settings.clip_norm is not None:
         nn.utils.clip_grad_norm_(state.parameters.values(), settings.clip_norm)
     state.scaler.step(optimizer)
@@ -218,16 +223,19 @@ def _update(state: TrainingState, settings: TrainingSettings, rider: Rider | Non
 
 
 @contextmanager
-def _updates_in_backward(state: TrainingState, settings: TrainingSettings, rider: Rider | None) -> Iterator[None]:
+def _updates_in_backward(
+    state: TrainingState, settings: TrainingSettings, rider: Rider | None, held: Collection[str]
+) -> Iterator[None]:
     """Where asked for, update each parameter inside backward, as soon as its gradient is complete, and free that.
 
     A gradient is complete when every use of the weight has added to it, so a tied weight waits for its last use.
     """
 
     def update(name: str, weight: nn.Parameter) -> None:
-        if rider:
-            rider.add_gradient(name, weight)
-        state.optimizers.of(weight).step()
+        if name not in held:
+            if rider:
+                rider.add_gradient(name, weight)
+            state.optimizers.of(weight).step()
         weight.grad = None
 
     handles = []

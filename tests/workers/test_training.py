@@ -219,6 +219,34 @@ def test_in_backward_no_gradient_outlives_its_update() -> None:
     assert weight.grad is not None
 
 
+@pytest.mark.parametrize("changes", [{}, EARLY, {"weight_decay": 0.1}, {"optimizer": "adamw_8bit"}], ids=str)
+def test_what_is_held_stays_and_is_kept_by_checkpoints(changes: dict, tmp_path: Path) -> None:
+    """Its gradient has no part in the clipping either: the rest trains as if it were a constant."""
+    settings, model = settings_of(**changes), model_for(SETTINGS)
+    held = [name for name, _ in model.named_parameters() if "norm" in name]
+    before = {name: model.get_parameter(name).detach().clone() for name in held}
+    constant = model_for(SETTINGS)
+    for name in held:
+        constant.get_parameter(name).requires_grad_(False)
+    keeper = keeper_in(tmp_path)
+    objective = language_modelling(model)
+    for _ in train(model, SEQUENCES, settings, objective, seed=5, keeper=keeper, held=held):
+        pass
+    for _ in steps(constant, settings):
+        pass
+    assert held and all(torch.equal(model.get_parameter(name), before[name]) for name in held)
+    pairs = zip(model.parameters(), constant.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+    again = model_for(SETTINGS)
+    with torch.no_grad():
+        again.get_parameter(held[0]).zero_()
+    found = keeper_in(tmp_path)
+    assert found.found() is not None
+    for _ in train(again, SEQUENCES, settings, language_modelling(again), seed=5, keeper=found, held=held):
+        pass
+    assert torch.equal(again.get_parameter(held[0]), before[held[0]]), "the checkpoint had it"
+
+
 def test_an_overflow_under_float16_skips_the_step_and_lowers_the_scale() -> None:
     model = tiny_llama()
     plain, calls = language_modelling(model), iter(range(100))

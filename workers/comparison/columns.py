@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from workers.comparison.row import TableRow, perplexity, quotient
@@ -38,13 +38,15 @@ class Column:
     name: str
     """What programs call it, such as `perplexity.wikitext2.recovered`."""
     title: str
-    """What people read above it; where columns belong together, the first says to what."""
+    """What people read above it."""
     form: Form
     value: Callable[[TableRow], Value]
     is_brief: bool = True
     """Whether it stands in a study's table too, where rows say by their names how they differ."""
     error_of: str | None = None
     """The column whose standard error this is; people read it there, behind the figure."""
+    about: str = ""
+    """The text or task that neighbouring columns are all about; the first of them says so in its title."""
 
 
 def written(value: Value, form: str) -> str:
@@ -83,7 +85,19 @@ def columns_of(rows: Sequence[TableRow]) -> list[Column]:
     kept |= {
         f"perplexity.{text}.{part}" for text in texts_of(rows) for part in ("dense", "pruned", "recovered", "ratio")
     }
-    return [each for each in columns if each.name in kept or any(each.value(row) is not None for row in rows)]
+    return _headed(each for each in columns if each.name in kept or any(each.value(row) is not None for row in rows))
+
+
+def _headed(columns: Iterable[Column]) -> list[Column]:
+    """The columns, the first about each thing with its name in the title."""
+    headed: list[Column] = []
+    told: set[str] = set()
+    for column in columns:
+        if column.about and column.about not in told:
+            told.add(column.about)
+            column = replace(column, title=f"{column.about}: {column.title}")
+        headed.append(column)
+    return headed
 
 
 def in_order(rows: Sequence[TableRow], by: str) -> list[TableRow]:
@@ -160,10 +174,10 @@ def _of_perplexity(text: str) -> list[Column]:
         return lambda row: perplexity(getattr(row.results, subject), text)
 
     return [
-        Column(f"perplexity.{text}.dense", f"{text}: dense", "perplexity", of("dense")),
-        Column(f"perplexity.{text}.pruned", "pruned", "perplexity", of("pruned")),
-        Column(f"perplexity.{text}.recovered", "recovered", "perplexity", of("recovered")),
-        Column(f"perplexity.{text}.ratio", "÷ dense", "ratio", lambda row: row.perplexity_ratio(text)),
+        Column(f"perplexity.{text}.dense", "dense", "perplexity", of("dense"), about=text),
+        Column(f"perplexity.{text}.pruned", "pruned", "perplexity", of("pruned"), about=text),
+        Column(f"perplexity.{text}.recovered", "recovered", "perplexity", of("recovered"), about=text),
+        Column(f"perplexity.{text}.ratio", "÷ dense", "ratio", lambda row: row.perplexity_ratio(text), about=text),
     ]
 
 
@@ -181,9 +195,9 @@ def _of_task(task: str, rows: Sequence[TableRow]) -> list[Column]:
     name, title = f"tasks.{task}", f"{task} ({metrics.pop()})" if len(metrics) == 1 else task
     form: Form = "percent" if all(0 <= (each.value or 0) <= 1 for each in scored) else "figure"
     return [
-        Column(f"{name}.dense", f"{title}: dense", form, of("dense", "value")),
+        Column(f"{name}.dense", "dense", form, of("dense", "value"), about=title),
         Column(f"{name}.dense.stderr", "", form, of("dense", "stderr"), error_of=f"{name}.dense"),
-        Column(f"{name}.final", "after", form, of(None, "value")),
+        Column(f"{name}.final", "after", form, of(None, "value"), about=title),
         Column(f"{name}.final.stderr", "", form, of(None, "stderr"), error_of=f"{name}.final"),
     ]
 

@@ -72,6 +72,9 @@ class DressSettings(Contract):
     distillation: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of the regularize loss that is the KL divergence to the dense model; the rest is cross-entropy.
     Above 0 a frozen copy of the dense model is held beside the one that trains."""
+    train_norms: bool = False
+    """Whether the regularize stage trains the gains and shifts of the norms on the stream. Held, the model fits its
+    training text a little less and keeps more of what it knew of others."""
     stream_distillation: Annotated[float, Field(ge=0, le=1000)] = 1.0
     """Weight, added to the regularize loss, of the distance between the kept part of the residual stream and the dense
     model's, squared and relative, mean over layers. Needs the frozen copy too."""
@@ -129,6 +132,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "solver": "penalty",
         "distillation": 0.0,
         "stream_distillation": 0.0,
+        "train_norms": True,
     },
 }
 """Where a preset differs from the field defaults of `DressSettings`."""

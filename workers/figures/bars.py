@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes as Panel
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from workers.figures.rows import ComparedRow
 from workers.figures.scatter import Axis
@@ -110,7 +111,10 @@ def _panel(axes: Panel, rows: Sequence[ComparedRow], task: str, methods: Sequenc
             hatch="" if row.is_dense else HATCHES[number % len(HATCHES)],
             edgecolor="white",
             linewidth=0.5,
-            error_kw={"elinewidth": 1.2, "capsize": 3, "ecolor": "#1a1a1a"},
+            error_kw={
+                **{"elinewidth": 1.2, "capsize": 3, "ecolor": "#1a1a1a"},
+                "path_effects": [withStroke(linewidth=3, foreground="white")],  # seen on dark bars too
+            },
         )
     if task in CHANCE:
         axes.axvline(100 * CHANCE[task], color="#1a1a1a", linestyle=(0, (1.2, 1.2)), linewidth=1.2, label="chance")

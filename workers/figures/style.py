@@ -77,7 +77,7 @@ def styled() -> Iterator[None]:
 def figure_of(title: str, height_inches: float = 4.0) -> Figure:
     """An empty figure with a title, which wraps."""
     figure = Figure(figsize=(WIDTH_INCHES, height_inches))
-    figure.suptitle(wrapped(title, 70), fontsize=12, fontweight="bold")
+    figure.suptitle(wrapped(title, 56), fontsize=12, fontweight="bold")
     return figure
 
 

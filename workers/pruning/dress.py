@@ -85,7 +85,15 @@ class Dress:
         parts: Parts = {}
         with masks, _objective(settings, family, model, removed, rider, task, parts) as objective:
             for step in train(
-                model, task.sequences, training, objective, seed=task.seed, rider=rider, keeper=task.keeper, parts=parts
+                model,
+                task.sequences,
+                training,
+                objective,
+                seed=task.seed,
+                rider=rider,
+                keeper=task.keeper,
+                parts=parts,
+                held=() if settings.train_norms else _norms(family, model.config),
             ):
                 record.after(step)
                 yield step
@@ -104,6 +112,11 @@ class Dress:
         """Step 3 of the method. See `Method.cut`."""
         width = width_of(settings, family, model.config)
         return Narrowed(*cut_weights(model, family, width, settings.exact_norms))
+
+
+def _norms(family: ModelFamily, config: PreTrainedConfig) -> list[str]:
+    """The parameters of the norms on the stream."""
+    return [slot.parameter for slot in family.slots(config) if slot.role in ("norm", "post_norm")]
 
 
 def _is_centred(settings: DressSettings, family: ModelFamily, principal: bool) -> bool:

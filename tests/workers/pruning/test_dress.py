@@ -148,3 +148,14 @@ def test_what_cannot_be_cut_is_refused_before_anything_is_loaded(changes: dict[s
     with pytest.raises(RecipeError) as refused:
         METHOD.check(settings(**changes), family_of(config), config)
     assert refused.value.field == field
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_norms_train_only_where_asked(trained: bool, dense: Path, sequences: torch.Tensor) -> None:
+    """Folded gains are ones; held, they still are on what is kept, and the removed part goes to zero all the same."""
+    wanted = settings(train_norms=trained)
+    model, _, _ = regularized(wanted, dense, sequences)
+    family = family_of(model.config)
+    gains = [model.get_parameter(slot.parameter) for slot in family.slots(model.config) if slot.role == "norm"]
+    assert all(bool((gain[:KEPT] == 1).all()) is not trained for gain in gains)
+    assert all(gain[KEPT:].abs().max() == 0 for gain in gains)
