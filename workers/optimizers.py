@@ -48,7 +48,7 @@ class ScratchAdamW(torch.optim.Optimizer):
         super().__init__(list(parameters.values()), {"lr": settings.peak_rate})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # none of ours is re-evaluated
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
             for weight in group["params"]:
@@ -61,7 +61,7 @@ class ScratchAdamW(torch.optim.Optimizer):
             state.update(_empty_state(weight, self._settings.optimizer == "adamw_8bit"))
         state["step"] += 1
         count = int(state["step"].item())
-        flat, gradient = weight.detach().view(-1), weight.grad.reshape(-1)  # type: ignore[union-attr]
+        flat, gradient = weight.detach().view(-1), weight.grad.reshape(-1)  # type: ignore[union-attr]  # asked above
         noise = None
         if weight.dtype == torch.bfloat16:
             noise = _generator(weight.device, self._seed, self._numbers[weight], count)

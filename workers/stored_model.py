@@ -198,7 +198,7 @@ def _weights_digest(found: dict[str, StoredTensor]) -> str:
             stream, left = streams[tensor.file], tensor.size_bytes
             stream.seek(tensor.start_bytes)
             while left:
-                count = stream.readinto(piece[: min(left, _PIECE_BYTES)])  # type: ignore[attr-defined]
+                count = stream.readinto(piece[: min(left, _PIECE_BYTES)])  # type: ignore[attr-defined]  # raw
                 if not count:
                     raise RecipeError(_FIELD, f"{tensor.file.name} became shorter while it was read; try again")
                 digest.update(piece[:count])

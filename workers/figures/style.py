@@ -70,7 +70,7 @@ _ONE_AT_A_TIME = threading.RLock()
 @contextmanager
 def styled() -> Iterator[None]:
     """Draw and render in the house's style. One thread at a time: matplotlib's settings belong to the process."""
-    with _ONE_AT_A_TIME, rc_context(STYLE):  # type: ignore[arg-type]
+    with _ONE_AT_A_TIME, rc_context(STYLE):  # type: ignore[arg-type]  # stubs know only some names
         yield
 
 
