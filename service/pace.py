@@ -16,8 +16,8 @@ from service.settings import Settings
 from workers.contracts.events import StageFinished
 from workers.contracts.recipe import LONGEST_SEQUENCE, Recipe
 from workers.contracts.results import Measurement, Results, Subject
-from workers.forecast import Effort, Size, Sizes, effort_of
-from workers.plan import PlannedStage, device_kind
+from workers.planning.forecast import Effort, Size, Sizes, effort_of
+from workers.planning.plan import PlannedStage, device_kind
 
 JOBS = 50
 """Finished jobs looked at, newest first."""

@@ -11,13 +11,13 @@ from service.errors import InvalidRecipe
 from service.screening import blaming
 from service.settings import Settings
 from service.sources import Seen, look
-from workers import forecast, needs
 from workers.contracts.recipe import Recipe
 from workers.contracts.results import StageName, StageResult, Subject
 from workers.contracts.store import KeepsUploads
 from workers.errors import Transient
-from workers.peaks import Rules
-from workers.plan import PlannedStage, Sources, stages_of
+from workers.planning import forecast, needs
+from workers.planning.peaks import Rules
+from workers.planning.plan import PlannedStage, Sources, stages_of
 
 
 class Finished(KeepsUploads, Protocol):

@@ -11,7 +11,7 @@ from workers.contracts.places import Places
 from workers.contracts.recipe import Recipe
 from workers.errors import RecipeError
 from workers.models.family import family_of
-from workers.shapes import require_possible
+from workers.planning.shapes import require_possible
 from workers.tasks.task import load_local
 
 

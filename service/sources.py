@@ -8,7 +8,7 @@ from pathlib import Path
 from service.errors import InvalidRecipe
 from service.screening import blaming
 from service.settings import Settings
-from workers import forecast, plan, stored_model, texts
+from workers import stored_model, texts
 from workers.contracts.places import Places
 from workers.contracts.recipe import LONGEST_SEQUENCE, NamedText, Recipe
 from workers.contracts.store import KeepsUploads
@@ -16,7 +16,8 @@ from workers.contracts.tasks import WantedTask
 from workers.datasets import dataset
 from workers.datasets.dataset import Documents, Part
 from workers.errors import RecipeError, Transient
-from workers.needs import GIB
+from workers.planning import forecast, plan
+from workers.planning.needs import GIB
 from workers.tasks.task import digest, load_local
 
 BYTES_A_TOKEN = 4

@@ -32,8 +32,8 @@ from workers.errors import Transient
 from workers.high_water import measured_peak
 from workers.licence import licence_of
 from workers.model_card import model_card
-from workers.plan import stages_of
-from workers.room import predicted_bytes, require_room
+from workers.planning.plan import stages_of
+from workers.planning.room import predicted_bytes, require_room
 from workers.stages.basis import basis
 from workers.stages.benchmark import benchmark
 from workers.stages.evaluate import evaluate

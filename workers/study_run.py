@@ -17,7 +17,7 @@ from workers.contracts.study import Row, Study
 from workers.errors import WorkerError
 from workers.local_run import Ending, Tell, run_recipe, write_result
 from workers.local_store import LocalStore
-from workers.plan import Sources, stages_of
+from workers.planning.plan import Sources, stages_of
 from workers.study_table import StudyTable, TableRow
 
 

@@ -14,7 +14,6 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from workers import checkpoints, stored_model, texts
-from workers.adapters import check_targets
 from workers.contracts.places import Places
 from workers.contracts.recipe import Recipe
 from workers.contracts.results import StageResult
@@ -22,8 +21,9 @@ from workers.contracts.store import ArtifactStore
 from workers.datasets import dataset, sampling
 from workers.errors import RecipeError
 from workers.models.family import family_of
-from workers.plan import Sources, code_digest, device_kind, model_digest
+from workers.planning.plan import Sources, code_digest, device_kind, model_digest
 from workers.pruning.method import method_of
+from workers.training.adapters import check_targets
 
 if TYPE_CHECKING:
     from workers.tasks.harness import Prepared

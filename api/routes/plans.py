@@ -16,7 +16,7 @@ from api.routes.jobs import body_bytes, with_digests
 from api.schemas import JobRequest
 from service import pace, plans
 from service.screening import screened
-from workers.plan import device_kind
+from workers.planning.plan import device_kind
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(caller)])
 

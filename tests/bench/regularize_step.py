@@ -18,10 +18,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from workers.contracts.training import TrainingSettings
 from workers.models.family import family_of
-from workers.objectives import distillation, language_modelling
 from workers.pruning.elastic import ElasticWidths
 from workers.pruning.groups import Annealing, Penalty, Proximal, RemovedPart
-from workers.training import Rider, Step, train
+from workers.training.loop import Rider, Step, train
+from workers.training.objectives import distillation, language_modelling
 
 WARM_UP = 3
 PLAIN = "plain"

@@ -17,11 +17,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from workers.contracts.recipe import Recipe
 from workers.contracts.training import TrainingSettings
-from workers.forecast import Size
 from workers.high_water import measured_peak
-from workers.objectives import language_modelling
-from workers.peaks import Rules
-from workers.training import train
+from workers.planning.forecast import Size
+from workers.planning.peaks import Rules
+from workers.training.loop import train
+from workers.training.objectives import language_modelling
 
 EARLY = {"step_in_backward": True, "clip_norm": None}
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -19,9 +19,9 @@ from workers.contracts.events import Event, NumberedEvent, StageFinished, Succee
 from workers.contracts.recipe import Recipe
 from workers.contracts.results import Measurement, PerplexityProtocol, Results, StageResult
 from workers.errors import Transient
-from workers.forecast import effort_of, sizes_of
 from workers.local_store import LocalStore
-from workers.plan import PlannedStage, device_kind
+from workers.planning.forecast import effort_of, sizes_of
+from workers.planning.plan import PlannedStage, device_kind
 
 GIB = 2**30
 
@@ -153,7 +153,7 @@ def test_a_benchmark_is_of_a_machine(here: Recipe, database: Database, opened: S
 def test_code_that_is_not_installed_here_is_noted(
     here: Recipe, database: Database, opened: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workers import plan as keys
+    from workers.planning import plan as keys
 
     monkeypatch.setattr(keys, "LIBRARIES", ("surely-not-installed",))
     keys.code_digest.cache_clear()

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import changed, run_here, tiny_llama
 from workers.contracts.recipe import Recipe
-from workers.forecast import sizes_of
+from workers.planning.forecast import sizes_of
 
 BLOCKS = 4
 

@@ -20,7 +20,7 @@ from workers.pruning.basis import reorder, reorder_heads, untie_head
 from workers.pruning.cut import cut_weights, zero_removed
 from workers.pruning.method import Narrowed, Preparation, Regularization, calibration, nothing_to_prepare
 from workers.pruning.order import channel_order, head_order
-from workers.training import Step
+from workers.training.loop import Step
 
 Settings = MagnitudeSettings | RandomSettings
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from workers.contracts.methods import DenseSettings
 from workers.models.family import ModelFamily
 from workers.pruning.method import Narrowed, Preparation, Regularization, nothing_to_prepare
-from workers.training import Step
+from workers.training.loop import Step
 
 
 class Dense:

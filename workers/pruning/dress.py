@@ -22,7 +22,6 @@ from workers.contracts.training import TrainingSettings
 from workers.errors import RecipeError
 from workers.models.family import ModelFamily, is_rotatable
 from workers.models.width import Width, is_principal, width_of
-from workers.objectives import Parts, distillation, language_modelling
 from workers.pruning import basis
 from workers.pruning.cut import cut_weights, zero_removed
 from workers.pruning.elastic import ElasticWidths
@@ -32,7 +31,8 @@ from workers.pruning.order import axes_order, channel_order, head_order
 from workers.pruning.record import PreservedRatios
 from workers.pruning.refine import refined_axes
 from workers.pruning.stream_distance import StreamDistance, Target, with_distance
-from workers.training import Objective, Rider, Step, steps_of, train
+from workers.training.loop import Objective, Rider, Step, steps_of, train
+from workers.training.objectives import Parts, distillation, language_modelling
 
 
 class Dress:

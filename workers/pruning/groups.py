@@ -143,19 +143,19 @@ def take_mean(tensor: Tensor, axis: int, share: float = 1.0) -> None:
 
 
 class IdleRider:
-    """What a rider of the training loop does unless it says otherwise: nothing. See `workers.training.Rider`."""
+    """What a rider of the training loop does unless it says otherwise: nothing. See `workers.training.loop.Rider`."""
 
     def before_step(self, step: int) -> None:
-        """See `workers.training.Rider`."""
+        """See `workers.training.loop.Rider`."""
 
     def add_gradient(self, name: str, weight: nn.Parameter) -> None:
-        """See `workers.training.Rider`."""
+        """See `workers.training.loop.Rider`."""
 
     def after_step(self, step: int) -> None:
-        """See `workers.training.Rider`."""
+        """See `workers.training.loop.Rider`."""
 
     def metrics(self) -> dict[str, float]:
-        """See `workers.training.Rider`."""
+        """See `workers.training.loop.Rider`."""
         return {}
 
 
@@ -189,7 +189,7 @@ class Penalty(Reducer):
 
     @torch.no_grad()
     def add_gradient(self, name: str, weight: nn.Parameter) -> None:
-        """See `workers.training.Rider`."""
+        """See `workers.training.loop.Rider`."""
         if weight.grad is None:
             return
         for part in self._parts.get(name, ()):
@@ -236,7 +236,7 @@ class Annealing(Reducer):
         return max(0.0, 1.0 - step / self._steps)
 
     def after_step(self, step: int) -> None:
-        """See `workers.training.Rider`."""
+        """See `workers.training.loop.Rider`."""
         before, after = self.gate(step), self.gate(step + 1)
         self._removed.shrink(after / before if before > 0.0 else 0.0)
 
@@ -260,7 +260,7 @@ class Proximal(Reducer):
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """See `workers.training.Rider`."""
+        """See `workers.training.loop.Rider`."""
         removed = self._removed
         sizes, taken = removed.group_sizes(), self.threshold(step) * self._sizes.to(removed.parts[0].weight.device)
         factors = (1.0 - taken / sizes.clamp_min(1e-300)).clamp_min(0.0)

@@ -28,10 +28,10 @@ from workers.contracts.rivals import LlmSurgeonSettings
 from workers.contracts.training import TrainingSettings
 from workers.errors import Diverged, RecipeError
 from workers.models.family import ModelFamily, block_linears
-from workers.optimizers import Optimizers
 from workers.pruning.kronecker import Curvature, curvature_of, matrix_of, prices, put_matrix, without
 from workers.pruning.method import Narrowed, Preparation, Regularization, batches, nothing_to_prepare
-from workers.training import Keeper, Step, TrainingState
+from workers.training.loop import Keeper, Step, TrainingState
+from workers.training.optimizers import Optimizers
 
 Layers = dict[str, nn.Linear]
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from workers.contracts.methods import MethodSettings
 from workers.models.family import ModelFamily
-from workers.training import Keeper, Step
+from workers.training.loop import Keeper, Step
 
 CALIBRATION_SEQUENCES = 128
 """Sequences from which statistics of the dense model are taken, where the settings name no number."""

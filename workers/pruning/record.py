@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from workers.models.family import ModelFamily
 from workers.pruning.groups import RemovedPart
-from workers.training import Step
+from workers.training.loop import Step
 
 POINTS = 20
 """About so many times a stage the ratios are recorded."""

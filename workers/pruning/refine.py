@@ -23,7 +23,7 @@ from workers.contracts.training import TrainingSettings
 from workers.models.family import ModelFamily, writer_modules
 from workers.pruning.groups import IdleRider
 from workers.pruning.method import Preparation
-from workers.training import Objective, Step, train
+from workers.training.loop import Objective, Step, train
 
 
 class Subspace(nn.Module):
@@ -61,7 +61,7 @@ class _DrawnWidth(IdleRider):
         self._subspace, self._widths, self._seed = subspace, widths, seed
 
     def before_step(self, step: int) -> None:
-        """See `workers.training.Rider`."""
+        """See `workers.training.loop.Rider`."""
         random = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
         self._subspace.kept = self._widths[int(torch.randint(len(self._widths), (1,), generator=random))]
 

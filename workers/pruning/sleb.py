@@ -25,9 +25,9 @@ from workers.contracts.training import TrainingSettings
 from workers.contracts.widths import blocks_removed
 from workers.errors import Diverged
 from workers.models.family import ModelFamily, blocks, renamed_without, without_blocks
-from workers.optimizers import Optimizers
 from workers.pruning.method import Narrowed, Preparation, Regularization, batches
-from workers.training import REPORTS, Keeper, Step, TrainingState
+from workers.training.loop import REPORTS, Keeper, Step, TrainingState
+from workers.training.optimizers import Optimizers
 
 
 class Sleb:

@@ -38,7 +38,7 @@ from workers.pruning.basis import principal_axes
 from workers.pruning.calibration_stream import CalibrationStream
 from workers.pruning.method import Narrowed, Preparation, Regularization
 from workers.pruning.slices import SlicedWeights
-from workers.training import Step
+from workers.training.loop import Step
 
 
 class SliceGpt:

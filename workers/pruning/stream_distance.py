@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from workers.models.family import ModelFamily
-from workers.objectives import Parts
-from workers.training import Objective
+from workers.training.loop import Objective
+from workers.training.objectives import Parts
 
 Target = Callable[[Tensor], tuple[Tensor, Tensor]]
 """The dense stream [B, L, d] → what the model's stream should be (float32, zero outside K), and 1 on K, 0 elsewhere."""

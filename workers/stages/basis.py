@@ -13,8 +13,8 @@ from workers import checkpoints
 from workers.pruning.method import Preparation, method_of
 from workers.stages.outcome import Outcome, StageRun, training_events
 from workers.stages.record import Record
-from workers.training import Step
-from workers.training_checkpoints import TrainingCheckpoints
+from workers.training.checkpoints import TrainingCheckpoints
+from workers.training.loop import Step
 from workers.workbench import Workbench
 
 FILE = "basis.safetensors"

@@ -18,8 +18,8 @@ from workers.datasets.dataset import Documents
 from workers.errors import RecipeError
 from workers.pruning.method import method_of
 from workers.stages.outcome import Outcome, StageRun
+from workers.training.zeros import nonzero_parameters
 from workers.workbench import Workbench
-from workers.zeros import nonzero_parameters
 
 LONGEST_WINDOW = 2048
 """L, in tokens, unless the recipe or the model's context says less."""

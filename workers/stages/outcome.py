@@ -8,7 +8,7 @@ from pathlib import Path
 
 from workers.contracts.events import CheckpointLoaded, CheckpointSaved, Event, Progress
 from workers.contracts.results import Measurement, StageName, Subject
-from workers.training import Step
+from workers.training.loop import Step
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from workers.contracts.records import TrainingRecord
 from workers.contracts.results import StageName
-from workers.training import Point, Step
+from workers.training.loop import Point, Step
 
 RECORDS = "records"
 """The folder, in a stage's own and in the job's artifact."""

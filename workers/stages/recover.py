@@ -8,16 +8,16 @@ import torch
 from torch import nn
 
 from workers import checkpoints
-from workers.adapters import with_adapters
 from workers.contracts.training import RecoverInFull, RecoverWithLora
-from workers.objectives import Objective, Parts, distillation, language_modelling
 from workers.pruning.method import method_of
 from workers.stages.outcome import Outcome, StageRun, training_events
 from workers.stages.record import Record
-from workers.training import train
-from workers.training_checkpoints import TrainingCheckpoints
+from workers.training.adapters import with_adapters
+from workers.training.checkpoints import TrainingCheckpoints
+from workers.training.loop import train
+from workers.training.objectives import Objective, Parts, distillation, language_modelling
+from workers.training.zeros import ZerosKept
 from workers.workbench import Workbench
-from workers.zeros import ZerosKept
 
 
 def recover(bench: Workbench, key: str, pruned: Path, settings: RecoverWithLora | RecoverInFull) -> StageRun:

@@ -12,7 +12,7 @@ from workers.pruning.method import Regularization, method_of
 from workers.stages.basis import load_basis
 from workers.stages.outcome import Outcome, StageRun, training_events
 from workers.stages.record import RECORDS, Record
-from workers.training_checkpoints import TrainingCheckpoints
+from workers.training.checkpoints import TrainingCheckpoints
 from workers.workbench import Workbench
 
 PRESERVED = f"{RECORDS}/preserved_ratios.json"

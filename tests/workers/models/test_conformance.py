@@ -35,9 +35,9 @@ from tests.workers.models.trials import (
 from tests.workers.models.variants import VARIANTS
 from workers import checkpoints, stored_model
 from workers.contracts.recipe import Recipe
-from workers.forecast import sizes_of
 from workers.models.family import family_of
 from workers.models.narrow import with_modelling_file
+from workers.planning.forecast import sizes_of
 from workers.pruning.basis import stream_statistics, untie_head, weight_gram
 from workers.stages.prune import prune
 

@@ -21,9 +21,9 @@ from tests.workers.models.trials import CPU, FIRST, KEPT, PROBE, RATIO, SEQUENCE
 from tests.workers.models.variants import HEADS, HIDDEN, VARIANTS
 from workers import checkpoints, stored_model
 from workers.contracts.recipe import Recipe
-from workers.forecast import sizes_of
 from workers.models.family import SLICED, family_of
 from workers.models.narrow import MODELS
+from workers.planning.forecast import sizes_of
 from workers.pruning.method import Preparation, Regularization, method_of
 
 EXACT = 1e-4

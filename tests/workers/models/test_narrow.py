@@ -20,9 +20,9 @@ from tests.workers.models.variants import HEADS, HIDDEN, VARIANTS
 from workers import checkpoints, stored_model
 from workers.contracts.methods import DressSettings
 from workers.contracts.recipe import Recipe
-from workers.forecast import sizes_of
 from workers.models.family import family_named, family_of
 from workers.models.narrow import register, with_modelling_file
+from workers.planning.forecast import sizes_of
 from workers.pruning.dress import METHOD
 
 EXACT = 1e-4

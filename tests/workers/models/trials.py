@@ -19,7 +19,7 @@ from workers.contracts.methods import DressSettings
 from workers.models.family import family_of, is_rotatable
 from workers.pruning.dress import METHOD
 from workers.pruning.method import Preparation, Regularization
-from workers.training import TrainingState
+from workers.training.loop import TrainingState
 
 CPU = torch.device("cpu")
 RATIO = 1 / 3

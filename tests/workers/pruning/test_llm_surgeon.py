@@ -24,8 +24,8 @@ from workers.models.family import family_of
 from workers.pruning.kronecker import matrix_of
 from workers.pruning.llm_surgeon import METHOD, Lines, cheapest, linear_layers
 from workers.pruning.method import Regularization
-from workers.training import Keeper, Step
-from workers.training_checkpoints import TrainingCheckpoints
+from workers.training.checkpoints import TrainingCheckpoints
+from workers.training.loop import Keeper, Step
 
 SEQUENCES = torch.randint(VOCABULARY, (12, 16), generator=torch.Generator().manual_seed(5))
 FAMILIES = ["llama-biases", "phi3", "gpt_neox", "opt", "gemma2", "olmo2", "phi"]

@@ -11,7 +11,7 @@ from workers.models.family import family_of
 from workers.pruning import basis
 from workers.pruning.method import Preparation
 from workers.pruning.refine import Subspace, refined_axes
-from workers.training import Step
+from workers.training.loop import Step
 
 KEPT = 20
 

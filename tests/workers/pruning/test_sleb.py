@@ -23,8 +23,8 @@ from workers.local_store import LocalStore
 from workers.models.family import blocks, family_of
 from workers.pruning.method import Preparation
 from workers.pruning.sleb import METHOD
-from workers.training import Step
-from workers.training_checkpoints import TrainingCheckpoints
+from workers.training.checkpoints import TrainingCheckpoints
+from workers.training.loop import Step
 
 BLOCKS = 6
 TEXT = torch.randint(67, (7, 12), generator=torch.Generator().manual_seed(3))

@@ -17,7 +17,6 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from tests.conftest import changed, run_here
 from tests.workers.models.trials import SEQUENCES, NoKeeper, apart, dense, logits, result_of
 from tests.workers.models.variants import FFN, HEADS, HIDDEN, VARIANTS, VOCABULARY
-from workers.adapters import with_adapters
 from workers.contracts.recipe import Recipe
 from workers.contracts.rivals import SliceGptSettings
 from workers.contracts.training import RecoverWithLora
@@ -25,6 +24,7 @@ from workers.errors import RecipeError
 from workers.models.family import family_named, family_of
 from workers.pruning.method import Preparation
 from workers.pruning.slicegpt import METHOD, covariance_of, damped_axes
+from workers.training.adapters import with_adapters
 
 FAMILIES = ("llama", "opt", "phi")
 SLICEABLE = [name for name in VARIANTS if name.partition("-")[0] in FAMILIES]

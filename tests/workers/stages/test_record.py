@@ -17,10 +17,10 @@ from workers.contracts.recipe import Resources
 from workers.contracts.records import TrainingRecord
 from workers.contracts.training import TrainingSettings
 from workers.local_store import LocalStore
-from workers.objectives import Parts, distillation
 from workers.stages.record import Record, thinned
-from workers.training import Step, train
-from workers.training_checkpoints import TrainingCheckpoints
+from workers.training.checkpoints import TrainingCheckpoints
+from workers.training.loop import Step, train
+from workers.training.objectives import Parts, distillation
 
 SEQUENCES = torch.randint(300, (16, 12), generator=torch.Generator().manual_seed(3))
 

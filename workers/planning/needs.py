@@ -15,8 +15,8 @@ from workers.contracts.recipe import Recipe
 from workers.contracts.results import StageName, Subject
 from workers.contracts.speed import SpeedSettings
 from workers.contracts.training import TrainingSettings
-from workers.forecast import sizes_of
-from workers.peaks import Items, Rules
+from workers.planning.forecast import sizes_of
+from workers.planning.peaks import Items, Rules
 
 GIB = 2**30
 LARGEST_ITEMS = 3

@@ -12,9 +12,9 @@ from tests.stored import SMALL_LLAMA, llama_shapes, write_model
 from workers import stored_model
 from workers.contracts.recipe import Recipe
 from workers.errors import RecipeError
-from workers.forecast import Size, sizes_of
 from workers.models.family import family_of
-from workers.shapes import require_possible
+from workers.planning.forecast import Size, sizes_of
+from workers.planning.shapes import require_possible
 
 RECIPE = Recipe.model_validate({"model": {"source": "some/model"}, "method": {"kind": "dress", "ratio": 0.25}})
 DEEP = {**SMALL_LLAMA, "num_hidden_layers": 8}

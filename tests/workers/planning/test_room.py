@@ -8,12 +8,13 @@ import psutil
 import pytest
 import torch
 
-from workers import attempt, needs, pipeline, room
+from workers import attempt, pipeline
 from workers.contracts.events import Failed, Notice, StageFinished, Succeeded
 from workers.contracts.places import Places
 from workers.contracts.recipe import Recipe
 from workers.errors import OutOfMemory
 from workers.local_store import LocalStore
+from workers.planning import needs, room
 
 CPU = torch.device("cpu")
 TRAINING: needs.Stage = ("regularize", None)

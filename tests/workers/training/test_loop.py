@@ -12,15 +12,15 @@ from pydantic import ValidationError
 from torch import nn
 
 from tests.conftest import tiny_llama
-from workers.adapters import with_adapters
 from workers.contracts.recipe import Resources
 from workers.contracts.training import LoraTrainingSettings, RecoverWithLora, TrainingSettings
 from workers.errors import Diverged
 from workers.local_store import LocalStore
-from workers.objectives import language_modelling
-from workers.optimizers import BLOCK_ELEMENTS
-from workers.training import Step, TrainingState, batch, learning_rate, steps_of, train
-from workers.training_checkpoints import TrainingCheckpoints
+from workers.training.adapters import with_adapters
+from workers.training.checkpoints import TrainingCheckpoints
+from workers.training.loop import Step, TrainingState, batch, learning_rate, steps_of, train
+from workers.training.objectives import language_modelling
+from workers.training.optimizers import BLOCK_ELEMENTS
 
 SEQUENCES = torch.randint(300, (24, 16), generator=torch.Generator().manual_seed(3))
 SETTINGS = TrainingSettings(batch_size=4, epochs=2, learning_rate=1e-2)

@@ -8,11 +8,11 @@ import pytest
 
 from tests.conftest import changed
 from tests.stored import SMALL_LLAMA, llama_shapes, write_model
-from workers import forecast
 from workers.contracts.recipe import Recipe
 from workers.contracts.tasks import PAPER_METRICS
-from workers.forecast import Size, effort_of, sizes_of
-from workers.plan import PlannedStage
+from workers.planning import forecast
+from workers.planning.forecast import Size, effort_of, sizes_of
+from workers.planning.plan import PlannedStage
 from workers.pruning import method
 from workers.stages import prune
 

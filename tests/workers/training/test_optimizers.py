@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from tests.conftest import tiny_llama
-from workers import optimizers
 from workers.contracts.training import TrainingSettings
-from workers.objectives import language_modelling
-from workers.optimizers import Optimizers, stochastically_rounded
-from workers.training import train
+from workers.training import optimizers
+from workers.training.loop import train
+from workers.training.objectives import language_modelling
+from workers.training.optimizers import Optimizers, stochastically_rounded
 
 SETTINGS = TrainingSettings(batch_size=8, learning_rate=1e-2, weight_decay=0.1, clip_norm=None)
 

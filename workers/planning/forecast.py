@@ -17,8 +17,8 @@ from workers.contracts.results import Subject
 from workers.contracts.speed import UNTIMED
 from workers.contracts.training import TrainingSettings
 from workers.models.family import family_of, is_tied
-from workers.plan import PlannedStage
-from workers.shapes import head_slot, pruned_shapes
+from workers.planning.plan import PlannedStage
+from workers.planning.shapes import head_slot, pruned_shapes
 
 FORWARD, BACKWARD, BACKWARD_TO_WEIGHTS = 2, 4, 2
 """Operations a parameter and token: a forward pass, a backward pass, and its part for the weights' own gradients."""

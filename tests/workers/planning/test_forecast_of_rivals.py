@@ -13,10 +13,10 @@ import yaml
 from tests.conftest import changed
 from tests.stored import SMALL_LLAMA, write_model
 from workers.contracts.recipe import Recipe
-from workers.forecast import Size, effort_of
-from workers.needs import Stage, peak_bytes, refusal, rules_for
-from workers.peaks import Rules
-from workers.plan import PlannedStage
+from workers.planning.forecast import Size, effort_of
+from workers.planning.needs import Stage, peak_bytes, refusal, rules_for
+from workers.planning.peaks import Rules
+from workers.planning.plan import PlannedStage
 
 RECIPE = Recipe.model_validate(
     {

@@ -8,9 +8,9 @@ from pathlib import Path
 import psutil
 import torch
 
-from workers import needs
 from workers.contracts.recipe import Recipe
 from workers.errors import OutOfMemory
+from workers.planning import needs
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 """Where Linux tells a container's own limit; `max` if it has none."""

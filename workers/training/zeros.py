@@ -41,13 +41,13 @@ class ZerosKept(IdleRider):
 
     @torch.no_grad()
     def add_gradient(self, name: str, weight: nn.Parameter) -> None:
-        """See `workers.training.Rider`."""
+        """See `workers.training.loop.Rider`."""
         if weight.grad is not None and name in self._held:
             _zero(weight.grad, self._held[name][1])
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """See `workers.training.Rider`."""
+        """See `workers.training.loop.Rider`."""
         for parameter, masks in self._held.values():
             _zero(parameter, masks)
 

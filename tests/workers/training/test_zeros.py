@@ -12,12 +12,12 @@ from transformers import PreTrainedModel
 from tests.conftest import tiny_llama
 from tests.workers.models.variants import VARIANTS
 from workers import checkpoints, stored_model
-from workers.adapters import with_adapters
 from workers.contracts.training import LoraTrainingSettings, RecoverWithLora, TrainingSettings
 from workers.models.family import block_linears, family_of
-from workers.objectives import language_modelling
-from workers.training import train
-from workers.zeros import ZerosKept, nonzero_parameters
+from workers.training.adapters import with_adapters
+from workers.training.loop import train
+from workers.training.objectives import language_modelling
+from workers.training.zeros import ZerosKept, nonzero_parameters
 
 SEQUENCES = torch.randint(300, (8, 12), generator=torch.Generator().manual_seed(3))
 ROWS, COLUMNS = [0, 3], [1, 2, 7]

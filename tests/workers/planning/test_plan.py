@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import changed
-from workers import plan
 from workers.contracts.recipe import Recipe
-from workers.plan import PlannedStage, Sources, stages_of
+from workers.planning import plan
+from workers.planning.plan import PlannedStage, Sources, stages_of
 
-ROOT = Path(plan.__file__).parents[1]
+ROOT = Path(plan.__file__).parents[2]
 SOURCES = Sources("model", "training", {"valid": "text"}, "code", "machine")
 RECIPE = Recipe.model_validate(
     {
@@ -121,14 +121,15 @@ def test_an_elastic_run_serves_every_ratio() -> None:
 
 def test_what_does_not_decide_is_there() -> None:
     """A name that is no longer there would hide that its successor counts."""
-    package = Path(plan.__file__).parent
+    package = Path(plan.__file__).parents[1]
     assert [name for name in (*plan.NOT_DECIDING, *plan.DECIDING_CONTRACTS) if not (package / name).exists()] == []
 
 
 def test_planning_loads_no_torch() -> None:
     code = (
         "import sys\n"
-        "from workers import forecast, plan, stored_model\n"
+        "from workers import stored_model\n"
+        "from workers.planning import forecast, needs, peaks, plan, shapes\n"
         "from workers.contracts.recipe import FAMILIES, DATASETS\n"
         "from workers.datasets import dataset\n"
         "from workers.models.family import family_named\n"

@@ -8,11 +8,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tests.conftest import tiny_llama
-from workers.adapters import check_targets, with_adapters
 from workers.contracts.training import LoraTrainingSettings, RecoverWithLora
 from workers.errors import RecipeError
-from workers.objectives import language_modelling
-from workers.training import train
+from workers.training.adapters import check_targets, with_adapters
+from workers.training.loop import train
+from workers.training.objectives import language_modelling
 
 SEQUENCES = torch.randint(300, (8, 12), generator=torch.Generator().manual_seed(3))
 SIZES = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "pad_token_id": 0}

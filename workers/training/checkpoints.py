@@ -18,7 +18,7 @@ from torch import Tensor
 
 from workers.contracts.recipe import Resources
 from workers.contracts.store import ArtifactStore
-from workers.training import TrainingState
+from workers.training.loop import TrainingState
 
 PARTS = ("weights", "optimizer", "random", "extra")
 """The files of a training checkpoint, each a safetensors file."""

@@ -14,10 +14,10 @@ from tests.conftest import tiny_llama
 from workers.contracts.recipe import Resources
 from workers.contracts.training import TrainingSettings
 from workers.local_store import LocalStore
-from workers.objectives import language_modelling
-from workers.optimizers import Optimizers
-from workers.training import Step, TrainingState, train
-from workers.training_checkpoints import TrainingCheckpoints
+from workers.training.checkpoints import TrainingCheckpoints
+from workers.training.loop import Step, TrainingState, train
+from workers.training.objectives import language_modelling
+from workers.training.optimizers import Optimizers
 
 KEY = "cd" * 32
 SEQUENCES = torch.randint(300, (24, 16), generator=torch.Generator().manual_seed(3))

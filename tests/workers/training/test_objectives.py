@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tests.conftest import tiny_llama
-from workers.adapters import with_adapters
 from workers.contracts.training import RecoverWithLora
-from workers.objectives import _split, distillation, language_modelling
+from workers.training.adapters import with_adapters
+from workers.training.objectives import _split, distillation, language_modelling
 
 IDS = torch.randint(300, (3, 17), generator=torch.Generator().manual_seed(3))
 SIZES = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}

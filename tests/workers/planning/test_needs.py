@@ -11,8 +11,8 @@ import yaml
 from tests.conftest import changed
 from tests.stored import SMALL_LLAMA, write_model
 from workers.contracts.recipe import Recipe
-from workers.needs import Stage, peak_bytes, refusal, rules_for
-from workers.peaks import Rules
+from workers.planning.needs import Stage, peak_bytes, refusal, rules_for
+from workers.planning.peaks import Rules
 
 RECIPE = Recipe.model_validate(
     {

@@ -19,8 +19,8 @@ from transformers import PreTrainedModel
 
 from workers.contracts.training import TrainingSettings
 from workers.errors import Diverged
-from workers.objectives import Objective, Parts
-from workers.optimizers import Optimizers
+from workers.training.objectives import Objective, Parts
+from workers.training.optimizers import Optimizers
 
 
 class Rider(Protocol):
@@ -61,7 +61,7 @@ class TrainingState:
 
 
 class Keeper(Protocol):
-    """Where the loop leaves checkpoints and finds them: see `workers.training_checkpoints`."""
+    """Where the loop leaves checkpoints and finds them: see `workers.training.checkpoints`."""
 
     def load(self, state: TrainingState) -> int:
         """Put the newest checkpoint into the state; its step, 0 if there is none."""
@@ -120,7 +120,7 @@ def train(
     Args:
         sequences: token ids [samples, L].
         settings: `weights: bfloat16` casts the parameters in place at the first step, unless some are frozen.
-        objective: of this model; see `workers.objectives`.
+        objective: of this model; see `workers.training.objectives`.
         parts: where the objective leaves its terms, to be reported along with the loss.
         held: names of parameters that no gradient changes; riders still may, and checkpoints hold them.
     Raises:

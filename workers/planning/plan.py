@@ -29,24 +29,14 @@ NOT_DECIDING = frozenset(
             "__main__.py",
             "actor.py",
             "attempt.py",
+            "comparison",
             "contracts",
             "drawing.py",
             "durable.py",
-            "errors.py",
-            "figures",
-            "forecast.py",
         ),
-        *(
-            "high_water.py",
-            "licence.py",
-            "local_run.py",
-            "local_store.py",
-            "local_uploads.py",
-            "model_card.py",
-            "needs.py",
-            "peaks.py",
-        ),
-        *("pipeline.py", "room.py", "shapes.py", "comparison", "study_run.py", "study_table.py"),
+        *("errors.py", "figures", "high_water.py", "licence.py", "local_run.py", "local_store.py"),
+        *("local_uploads.py", "model_card.py", "pipeline.py", "study_run.py", "study_table.py"),
+        *("planning/forecast.py", "planning/needs.py", "planning/peaks.py", "planning/room.py", "planning/shapes.py"),
     }
 )
 """The parts of this package that change no stage's result. A new module counts as deciding until it is named here:
@@ -169,11 +159,12 @@ def code_digest() -> str:
     Raises:
         importlib.metadata.PackageNotFoundError: a library is not installed here.
     """
-    root = Path(__file__).parent
+    root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for file in sorted(root.rglob("*.py")):
         part = file.relative_to(root)
-        if part.parts[0] not in NOT_DECIDING or part.as_posix() in DECIDING_CONTRACTS:
+        named = {part.parts[0], part.as_posix()}
+        if not named & NOT_DECIDING or named & DECIDING_CONTRACTS:
             digest.update(part.as_posix().encode() + hashlib.sha256(file.read_bytes()).digest())
     digest.update(" ".join(version(name) for name in LIBRARIES).encode())
     return digest.hexdigest()

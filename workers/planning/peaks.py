@@ -13,8 +13,8 @@ from workers.contracts.recipe import LONGEST_SEQUENCE, Recipe
 from workers.contracts.results import StageName, Subject
 from workers.contracts.rivals import LlmSurgeonSettings, SlebSettings, SliceGptSettings
 from workers.contracts.training import TrainingSettings
-from workers.forecast import PROBE_TOKENS, SITES_A_BLOCK, Sizes
 from workers.models.family import Config
+from workers.planning.forecast import PROBE_TOKENS, SITES_A_BLOCK, Sizes
 
 _FULL, _HALF = 4, 2
 """Bytes of an element of float32, and of bfloat16 or float16."""
