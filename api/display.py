@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 
 from api.failures import Refused
-from api.plans import Plan
+from api.plans import Plan, PlannedStage
 from api.schemas import Event, Job
 
 SUBJECTS = ("dense", "pruned", "recovered")
@@ -151,12 +151,18 @@ def plan_table(plan: Plan) -> Table:
     for title in ("predicted time", "basis", f"peak memory{limit}"):
         table.add_column(title, justify="right")
     for stage in plan.stages:
-        result = {True: "[green]known[/]", False: "to compute", None: "[dim]?[/]"}[stage.known]
+        result = {True: "[green]known[/]", False: _to_compute(stage), None: "[dim]?[/]"}[stage.known]
         seconds = "[dim]?[/]" if stage.seconds is None else duration(stage.seconds)
         peak = "[dim]?[/]" if stage.peak_bytes is None else gib(stage.peak_bytes)
         name = " ".join(part for part in (stage.stage, stage.subject) if part)
         table.add_row(name, result, "" if stage.known else seconds, stage.basis or "", "" if stage.known else peak)
     return table
+
+
+def _to_compute(stage: PlannedStage) -> str:
+    """With the parts that are missing, where others are known."""
+    missing = [part.name for part in stage.parts if not part.known]
+    return "to compute" if len(missing) == len(stage.parts) else f"to compute: {escape(', '.join(missing))}"
 
 
 def event_line(event: Event) -> str:

@@ -35,6 +35,14 @@ _WANTED: Mapping[str, str] = {
 }
 """What a field must be, by pydantic's name of the error."""
 
+_OF_A_STUDY = frozenset(("body", "recipe", name) for name in ("methods", "rows", "grid", "base"))
+"""Where a study stands in place of a job's recipe."""
+
+_STUDY = (
+    "makes it a study, which is a job for each row or method: submit the file with `dress submit`, or post each of its "
+    "recipes as a job of its own, with one `method`"
+)
+
 _RANGE_ERRORS = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal"})
 _BOUNDS = (
     ("exclusiveMinimum", "greater than"),
@@ -127,6 +135,8 @@ def _detail(error: Any, schema: Mapping[str, Any]) -> str:
         return f"{_shown(context['tag'])} is not known; choose one of {choices} as {_ticked(context['discriminator'])}"
     if kind == "union_tag_not_found":
         return f"needs the field {_ticked(context['discriminator'])}; add it"
+    if kind == "extra_forbidden" and tuple(error["loc"]) in _OF_A_STUDY:
+        return _STUDY
     if kind == "extra_forbidden":
         return _unknown_field(str(error["loc"][-1]), schema)
     if kind in ("value_error", "assertion_error"):

@@ -33,6 +33,18 @@ EXAMPLE_PLAN: dict[str, Any] = {
             "basis": None,
             "peak_bytes": 15 * _GIB,
             "memory": {"weights": 14 * _GIB, "activations": _GIB},
+            "parts": [
+                {
+                    "name": "the sizes",
+                    "key": "0b7a1d52c3e4f5968778695a4b3c2d1e0f9e8d7c6b5a49382716f5e4d3c2b1a0",
+                    "known": True,
+                },
+                {
+                    "name": "wikitext2",
+                    "key": "91c0de7f3a2b4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5",
+                    "known": True,
+                },
+            ],
         },
         {
             "stage": "regularize",
@@ -43,6 +55,7 @@ EXAMPLE_PLAN: dict[str, Any] = {
             "basis": "measured",
             "peak_bytes": 34 * _GIB,
             "memory": {"weights": 14 * _GIB, "moments": 14 * _GIB, "activations": 6 * _GIB},
+            "parts": [],
         },
     ],
     "recipe": EXAMPLE_RECIPE,
@@ -59,6 +72,17 @@ class PlannedModel(Answer):
     """Width of the residual stream."""
 
 
+class PlannedPart(Answer):
+    """What an evaluation measures by itself and finds again by itself: a text, a task, or the sizes."""
+
+    name: str
+    """The text's or the task's name in the recipe, or `the sizes`."""
+    key: str | None
+    """Digest of all that decides its result; the name does not."""
+    known: bool | None
+    """Whether a result of this key exists already."""
+
+
 class PlannedStage(Answer):
     """A step of the job. `null` is what cannot be known before a worker looks; `notes` says why."""
 
@@ -66,11 +90,12 @@ class PlannedStage(Answer):
     subject: str | None
     """The model that an evaluation is about."""
     key: str | None
-    """Digest of all that decides the stage's result: model, texts, settings, seed, code."""
+    """Digest of all that decides the stage's result: model, texts, settings, seed, code. That of an evaluation stands
+    for the keys of its `parts`."""
     known: bool | None
-    """Whether a result of this key exists already, so that nothing is computed."""
+    """Whether a result of this key exists already, of an evaluation those of all parts, so that nothing is computed."""
     seconds: float | None
-    """Predicted time; 0 if the result is known."""
+    """Predicted time; 0 if the result is known. Parts that are known take none."""
     basis: Literal["measured", "default"] | None
     """What the seconds rest on: `measured`, on such stages of finished jobs; `default`, on the throughput that the
     deployment assumes."""
@@ -78,6 +103,8 @@ class PlannedStage(Answer):
     """Predicted peak of the memory of the device that computes."""
     memory: dict[str, int]
     """What the peak is made of, in bytes."""
+    parts: list[PlannedPart] = []
+    """Of an evaluation, what it consists of; other stages have none."""
 
 
 class Plan(Answer):

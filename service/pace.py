@@ -17,7 +17,7 @@ from workers.contracts.events import StageFinished
 from workers.contracts.recipe import LONGEST_SEQUENCE, Recipe
 from workers.contracts.results import Measurement, Results, Subject
 from workers.planning.forecast import Effort, Size, Sizes, effort_of
-from workers.planning.plan import PlannedStage, device_kind
+from workers.planning.plan import PlannedStage, Sources, device_kind, stages_of
 
 JOBS = 50
 """Finished jobs looked at, newest first."""
@@ -84,11 +84,13 @@ def _runs(session: Session, job: Job) -> Iterator[tuple[Recipe, PlannedStage, Ef
     sizes = _sizes(recipe, results)
     if sizes is None:
         return
+    stages = {(stage.name, stage.subject): stage for stage in stages_of(recipe, Sources.unknown())}
     length = results.sequence_length or recipe.data.sequence_length or LONGEST_SEQUENCE
     for event in told:
-        if not event.reused and event.seconds > 0:
-            stage = PlannedStage(event.stage, event.key, event.subject)
-            yield recipe, stage, effort_of(stage, recipe, sizes, length, _tokens(results)), event.seconds
+        stage = stages.get((event.stage, event.subject))
+        seconds = event.cost_seconds or event.seconds  # of all parts of an evaluation, though some may have been found
+        if stage is not None and not event.reused and seconds > 0:
+            yield recipe, stage, effort_of(stage, recipe, sizes, length, _tokens(results)), seconds
 
 
 def _sizes(recipe: Recipe, results: Results) -> Sizes | None:
@@ -104,7 +106,7 @@ def _sizes(recipe: Recipe, results: Results) -> Sizes | None:
     return sizes
 
 
-def _tokens(results: Results) -> int:
-    """Tokens on which perplexity was measured, on each of the models."""
+def _tokens(results: Results) -> dict[str, int]:
+    """Tokens on which perplexity was measured, on each of the models, by text."""
     protocols = (results.dense.perplexity_protocol if results.dense else None) or {}
-    return sum(protocol.windows * protocol.sequence_length for protocol in protocols.values())
+    return {text: protocol.windows * protocol.sequence_length for text, protocol in protocols.items()}

@@ -1,8 +1,8 @@
 """What a job would do, told before it is queued: stages, what is known already, memory, time, sizes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +29,16 @@ class Finished(KeepsUploads, Protocol):
 
 
 @dataclass(frozen=True)
+class Part:
+    """What an evaluation measures by itself: the sizes, a text or a task."""
+
+    name: str
+    key: str | None
+    known: bool | None
+    """Whether its result is in the store."""
+
+
+@dataclass(frozen=True)
 class Stage:
     """One step of a plan. None is what cannot be known where the plan is made."""
 
@@ -36,7 +46,7 @@ class Stage:
     subject: Subject | None
     key: str | None
     known: bool | None
-    """Whether its result is in the store, so that nothing is computed."""
+    """Whether its result is in the store, so that nothing is computed; of an evaluation those of all parts."""
     seconds: float | None
     """0 for a stage that is known."""
     basis: pace.Basis | None
@@ -45,6 +55,8 @@ class Stage:
     """Of the memory of the device that computes."""
     memory: Mapping[str, int]
     """What the peak is made of, in bytes."""
+    parts: Sequence[Part] = ()
+    """Of an evaluation; other stages have none."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +93,7 @@ def plan(recipe: Recipe, store: Finished, speed: pace.Pace, settings: Settings) 
     notes = list(seen.notes)
     rules = _rules(recipe, seen.folder)
     stages = [
-        _stage(each, recipe, seen, speed, rules, _is_known(each, store, notes))
+        _stage(each, recipe, seen, speed, rules, [_is_known(each, key, store, notes) for key in each.result_keys])
         for each in stages_of(recipe, seen.sources)
     ]
     seconds = _total([stage.seconds for stage in stages])
@@ -150,29 +162,38 @@ def _stage(
     seen: Seen,
     speed: pace.Pace,
     rules: Rules | None,
-    known: bool | None,
+    known: Sequence[bool | None],
 ) -> Stage:
-    seconds, basis = (0.0, None) if known else _time(stage, recipe, seen, speed)
+    """`known`: for each of the stage's result keys, whether there is a result."""
+    is_known = None if None in known else all(known)
+    told = list(zip(stage.parts, known, strict=True)) if stage.parts else []
+    parts = [Part(part.name, part.key, there) for part, there in told]
+    left = replace(stage, parts=tuple(part for part, there in told if not there))
+    seconds, basis = (0.0, None) if is_known else _time(left, recipe, seen, speed)
     items = rules.items((stage.name, stage.subject)) if rules else {}
     peak_bytes = needs.peak_bytes(items) if rules else None
-    return Stage(stage.name, stage.subject, stage.key, known, seconds, basis, peak_bytes, items)
+    return Stage(stage.name, stage.subject, stage.key, is_known, seconds, basis, peak_bytes, items, parts)
 
 
-def _is_known(stage: PlannedStage, store: Finished, notes: list[str]) -> bool | None:
-    if stage.key is None:
+def _is_known(stage: PlannedStage, key: str | None, store: Finished, notes: list[str]) -> bool | None:
+    if key is None:
         if stage.name == "benchmark":
             notes.append("benchmark: whether it is known depends on the machine that will run it")
         return None
     try:
-        return store.find(stage.key) is not None
+        return store.find(key) is not None
     except Transient as error:
-        notes.append(f"{stage.name}: the artifact store does not answer: {error}")
+        note = f"{stage.name}: the artifact store does not answer: {error}"
+        if note not in notes:
+            notes.append(note)
         return None
 
 
 def _time(stage: PlannedStage, recipe: Recipe, seen: Seen, speed: pace.Pace) -> tuple[float | None, pace.Basis | None]:
-    if seen.sizes is None or (stage.name == "evaluate" and seen.measured_tokens is None):
+    tokens = {text: count for text, count in seen.measured_tokens.items() if count is not None}
+    is_open = stage.name == "evaluate" and any(seen.measured_tokens.get(part.name, 0) is None for part in stage.parts)
+    if seen.sizes is None or is_open:
         return None, None
-    effort = forecast.effort_of(stage, recipe, seen.sizes, seen.sequence_length, seen.measured_tokens or 0)
+    effort = forecast.effort_of(stage, recipe, seen.sizes, seen.sequence_length, tokens)
     estimate = speed.estimate(stage, recipe, effort)
     return estimate.seconds, estimate.basis

@@ -1,6 +1,5 @@
 """What this machine can tell of a recipe's model and texts, without torch, without the hub, and without running."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -34,8 +33,8 @@ class Seen:
     sizes: forecast.Sizes | None
     sequence_length: int
     """Tokens of a training sequence; as for a model of a long context, where the context is not known."""
-    measured_tokens: int | None
-    """Tokens on which perplexity is measured, about."""
+    measured_tokens: dict[str, int | None]
+    """Tokens on which perplexity is measured, about, by text; None if its length is neither known nor bounded."""
     notes: list[str] = field(default_factory=list)
     """What could not be found out, and why."""
 
@@ -143,19 +142,16 @@ def _code(notes: list[str]) -> str | None:
         return None
 
 
-def _measured_tokens(recipe: Recipe, texts: dict[str, Documents | None], context: int | None) -> int | None:
-    """Windows times their length; None if a text's length is neither known nor bounded."""
+def _measured_tokens(recipe: Recipe, texts: dict[str, Documents | None], context: int | None) -> dict[str, int | None]:
+    """Windows times their length."""
     settings = recipe.evaluate
     length = settings.sequence_length or min(LONGEST_SEQUENCE, context or LONGEST_SEQUENCE)
-    windows = list(_windows(texts, length, settings.windows))
-    known = [count for count in windows if count is not None]
-    return length * sum(known) if len(known) == len(windows) else None
+    counts = {key: _windows(text, length, settings.windows) for key, text in texts.items()}
+    return {key: None if count is None else length * count for key, count in counts.items()}
 
 
-def _windows(texts: dict[str, Documents | None], length: int, most: int | None) -> Iterator[int | None]:
-    for text in texts.values():
-        if text is None:
-            yield most
-        else:
-            there = max(1, len(text.text.encode()) // BYTES_A_TOKEN // length)
-            yield there if most is None else min(there, most)
+def _windows(text: Documents | None, length: int, most: int | None) -> int | None:
+    if text is None:
+        return most
+    there = max(1, len(text.text.encode()) // BYTES_A_TOKEN // length)
+    return there if most is None else min(there, most)

@@ -25,7 +25,15 @@ from workers.contracts.events import (
 )
 from workers.contracts.places import Places
 from workers.contracts.recipe import Recipe
-from workers.contracts.results import Results, StageMemory, StageName, StageResult, StoredFile, Subject
+from workers.contracts.results import (
+    Results,
+    StageMemory,
+    StageName,
+    StageResult,
+    StoredFile,
+    Subject,
+    together,
+)
 from workers.contracts.store import ArtifactStore
 from workers.drawing import drawn
 from workers.errors import Transient
@@ -36,33 +44,58 @@ from workers.planning.plan import stages_of
 from workers.planning.room import predicted_bytes, require_room
 from workers.stages.basis import basis
 from workers.stages.benchmark import benchmark
-from workers.stages.evaluate import evaluate
-from workers.stages.outcome import StageRun
+from workers.stages.evaluate import Evaluation
+from workers.stages.outcome import Meter, StageRun
 from workers.stages.prune import prune
 from workers.stages.record import RECORDS
 from workers.stages.recover import recover
 from workers.stages.regularize import regularize
-from workers.stages.zero_shot import zero_shot
+from workers.stages.zero_shot import Examination
 from workers.workbench import Workbench
 
 CLAIM_SECONDS = 30.0
 """How long a claim on a stage stands unless it is prolonged; while the stage is computed, it is."""
 
-MEASURING: dict[StageName, Callable[[Workbench, Subject, Path], StageRun]] = {
-    "evaluate": evaluate,
-    "zero_shot": zero_shot,
+METERS: dict[StageName, Callable[[Workbench, Subject, Callable[[], Path]], Meter]] = {
+    "evaluate": Evaluation,
+    "zero_shot": Examination,
 }
-"""The stages that are about one of the models."""
+"""What measures one of the models, part by part, by the name of its stage."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the plan."""
+    """One step of the plan, or one part of an evaluation: found under its key, or run."""
 
     name: StageName
     key: str
     run: Callable[[], StageRun]
     subject: Subject | None = None
+    part: str | None = None
+    """What is measured, of an evaluation's part."""
+
+    @property
+    def result_keys(self) -> list[str]:
+        """Under which its results are found."""
+        return [self.key]
+
+
+@dataclass(frozen=True)
+class Evaluating:
+    """One step of the plan that measures a model: each of its parts is found or run, and claimed, by itself."""
+
+    name: StageName
+    key: str
+    meter: Callable[[], Meter]
+    """Made when the stage begins, and the model that it loads gone when it ends."""
+    subject: Subject
+    parts: dict[str, str]
+    """Their keys, by their names in this recipe."""
+
+    @property
+    def result_keys(self) -> list[str]:
+        """See `Stage.result_keys`."""
+        return list(self.parts.values())
 
 
 def run(recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places, owner: str) -> Iterator[Event]:
@@ -80,12 +113,12 @@ def run(recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places, o
     results = Results(sequence_length=bench.sequence_length)
     if recipe.data.sequence_length is None:
         yield Notice(message=f"training sequences of {bench.sequence_length} tokens, as suits the model")
-    missing = [stage for stage in stages if store.find(stage.key) is None]
+    missing = [stage for stage in stages if any(store.find(key) is None for key in stage.result_keys)]
     yield from _early_checks(bench, missing)
     for index, stage in enumerate(stages):
         yield StageStarted(stage=stage.name, subject=stage.subject, key=stage.key, index=index, count=len(stages))
         started = time.monotonic()
-        result, reused = yield from _once(stage, bench, owner)
+        result, reused = yield from _result_of(stage, bench, owner)
         finished[stage.key] = result
         if result.memory:
             results = results.with_memory(stage.name, result.memory)
@@ -105,7 +138,7 @@ def run(recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places, o
     yield Succeeded(results=results)
 
 
-def _early_checks(bench: Workbench, missing: list[Stage]) -> Iterator[Event]:
+def _early_checks(bench: Workbench, missing: list[Stage | Evaluating]) -> Iterator[Event]:
     """What would end the job anyway is found out before anything is computed.
 
     Raises:
@@ -120,7 +153,7 @@ def _early_checks(bench: Workbench, missing: list[Stage]) -> Iterator[Event]:
         _ = bench.sequences
 
 
-def plan(bench: Workbench, finished: dict[str, StageResult]) -> list[Stage]:
+def plan(bench: Workbench, finished: dict[str, StageResult]) -> list[Stage | Evaluating]:
     """The stages of a recipe, in order, ready to run. `finished` fills as they end: later stages read from it."""
     recipe = bench.recipe
     planned = stages_of(recipe, bench.sources)
@@ -135,9 +168,7 @@ def plan(bench: Workbench, finished: dict[str, StageResult]) -> list[Stage]:
     def prepared() -> Path | None:
         return left_by("basis")() if "basis" in keys else None
 
-    def start(name: StageName, key: str, subject: Subject | None) -> StageRun:
-        if subject is not None:
-            return MEASURING[name](bench, subject, folders[subject]())
+    def start(name: StageName, key: str) -> StageRun:
         if name == "basis":
             return basis(bench, key)
         if name == "regularize":
@@ -148,11 +179,44 @@ def plan(bench: Workbench, finished: dict[str, StageResult]) -> list[Stage]:
             return recover(bench, key, folders["pruned"](), recipe.recover)
         return benchmark(bench, {each: folder() for each, folder in folders.items()})
 
-    stages = []
+    stages: list[Stage | Evaluating] = []
     for stage in planned:
-        assert stage.key is not None  # noqa: S101  the workbench knows every source
-        stages.append(Stage(stage.name, stage.key, partial(start, stage.name, stage.key, stage.subject), stage.subject))
+        name, key, subject = stage.name, _sure(stage.key), stage.subject
+        if subject is None:
+            stages.append(Stage(name, key, partial(start, name, key)))
+        else:
+            meter = partial(METERS[name], bench, subject, folders[subject])
+            stages.append(Evaluating(name, key, meter, subject, {part.name: _sure(part.key) for part in stage.parts}))
     return stages
+
+
+def _sure(key: str | None) -> str:
+    """A planned key, which is known here: the workbench knows every source."""
+    assert key is not None  # noqa: S101
+    return key
+
+
+def _result_of(
+    stage: Stage | Evaluating, bench: Workbench, owner: str
+) -> Generator[Event, None, tuple[StageResult, bool]]:
+    """The stage's result, and whether it was found; of an evaluation whether all of its parts were."""
+    if isinstance(stage, Stage):
+        return (yield from _once(stage, bench, owner))
+    meter, found, all_reused = stage.meter(), dict[str, StageResult](), True
+    for part, key in stage.parts.items():
+        measuring = Stage(stage.name, key, partial(meter.measure, part), stage.subject, part)
+        found[part], reused = yield from _once(measuring, bench, owner)
+        all_reused = all_reused and reused
+    each_once = list({result.key: result for result in found.values()}.values())
+    measurement = meter.together({part: result.measurements[stage.subject] for part, result in found.items()})
+    joined = StageResult(
+        stage=stage.name,
+        key=stage.key,
+        measurements={stage.subject: measurement},
+        seconds=sum(result.seconds for result in each_once),
+        memory=together(result.memory for result in each_once),
+    )
+    return joined, all_reused
 
 
 def _once(stage: Stage, bench: Workbench, owner: str) -> Generator[Event, None, tuple[StageResult, bool]]:
@@ -161,7 +225,8 @@ def _once(stage: Stage, bench: Workbench, owner: str) -> Generator[Event, None, 
     waiting = False
     while (found := store.find(stage.key)) is None and not store.claim(stage.key, owner, CLAIM_SECONDS):
         if not waiting:
-            yield Notice(message=f"waiting for another attempt that computes the same {stage.name} stage")
+            work = f"{stage.name} stage" if stage.part is None else f"{stage.name} stage ({stage.part})"
+            yield Notice(message=f"waiting for another attempt that computes the same {work}")
             waiting = True
         time.sleep(1.0)  # an artifact store has no events to wait for
     if found is not None:

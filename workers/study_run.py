@@ -102,12 +102,14 @@ def _unshared(recipe: Recipe, ending: Ending, later: Iterable[Recipe]) -> list[s
 
 def stand_in_keys(recipe: Recipe) -> list[str | None]:
     """Keys made of the sources' names in place of their digests: equal where the true keys are, and quick to have."""
-    texts = recipe.evaluate.model_dump_json(include={"perplexity"})
+    texts = {text.key: text.model_dump_json(exclude={"label"}) for text in recipe.evaluate.perplexity}
+    held_out = "".join(sorted(set(texts.values())))
     sources = Sources(
         model=recipe.model.model_dump_json(),
-        training_text=recipe.data.model_dump_json(include={"name", "path", "dataset"}) + texts,
-        texts={"all": texts},
+        training_text=recipe.data.model_dump_json(include={"name", "path", "dataset"}) + held_out,
+        texts=texts,
         code="",
         machine="",
+        tasks={task.name: task.name for task in recipe.evaluate.wanted_tasks},
     )
     return [stage.key for stage in stages_of(recipe, sources)]

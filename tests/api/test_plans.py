@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 from api.app import create_app
 from api.cli import app
 from api.client import Client
+from api.display import plan_table
 from api.failures import Invalid
 from api.plans import EXAMPLE_PLAN, Plan
 from api.schemas import EXAMPLE_RECIPE
@@ -43,6 +44,7 @@ def test_a_plan_is_told_and_nothing_is_queued(http: TestClient, recipe: dict[str
     assert answer.status_code == 200, answer.text
     plan = answer.json()
     assert [stage["stage"] for stage in plan["stages"]][:4] == ["evaluate", "basis", "regularize", "prune"]
+    assert [[part["name"] for part in stage["parts"]] for stage in plan["stages"]][:2] == [["the sizes"], []]
     assert all(stage["known"] is False and len(stage["key"]) == 64 for stage in plan["stages"])
     assert plan["models"]["pruned"] == {"parameters": plan["models"]["pruned"]["parameters"], "hidden_size": 48}
     assert plan["seconds"] > 0 and plan["gpu_hours"] == 0
@@ -212,3 +214,16 @@ def test_a_repeated_request_gets_its_answer_though_the_model_is_gone(
     again = http.post("/v1/jobs", json={"recipe": recipe}, headers=headers)
     assert (again.status_code, again.json()["id"]) == (201, first.json()["id"])
     assert http.post("/v1/jobs", json={"recipe": recipe}).status_code == 422
+
+
+def test_an_evaluation_says_which_of_its_parts_are_missing() -> None:
+    """Known parts are named nowhere else in the table, and a name is shown as it stands."""
+
+    def shown(*known: bool | None) -> str:
+        parts = [{"name": f"text-{place}", "key": None, "known": each} for place, each in enumerate(known)]
+        stage = {**EXAMPLE_PLAN["stages"][0], "known": None if None in known else all(known), "parts": parts}
+        return next(iter(plan_table(Plan.model_validate({**EXAMPLE_PLAN, "stages": [stage]})).columns[1].cells))
+
+    assert shown(True, False, False) == "to compute: text-1, text-2"
+    assert shown(False, False) == "to compute"
+    assert "known" in shown(True, True) and "?" in shown(True, None)

@@ -54,6 +54,9 @@ BAD = [
     ({"evaluate": {"tasks": ["no task"]}}, "/recipe/evaluate/tasks/0", "does not have the right form"),
     ({"resources": {"gpus": 9}}, "/recipe/resources/gpus", "0 or 1"),
     ({"colour": "red"}, "/recipe/colour", "is not a known field"),
+    ({"methods": [{"kind": "sleb", "ratio": 0.25}]}, "/recipe/methods", "makes it a study, which is a job for each"),
+    ({"rows": []}, "/recipe/rows", "submit the file with `dress submit`"),
+    ({"metadata": {"methods": []}}, "/recipe/metadata", "is not a known field"),
 ]
 
 
@@ -66,6 +69,19 @@ def test_a_bad_recipe_is_pointed_at_and_not_queued(
     assert words in told[where]
     assert "Input should" not in json.dumps(problem) and "Value error" not in json.dumps(problem)
     assert http.get("/v1/jobs").json()["data"] == []
+
+
+def test_a_recipe_with_methods_is_told_that_it_is_a_study_wherever_one_recipe_is_wanted(
+    http: TestClient, deployment: Deployment
+) -> None:
+    recipe = {name: value for name, value in deployment.recipe().items() if name != "method"}
+    body = {"recipe": {**recipe, "methods": [{"kind": "sleb", "ratio": 0.25}]}}
+    for route in ("/v1/jobs", "/v1/jobs:plan"):
+        told = {item["pointer"]: item["detail"] for item in _problem(http.post(route, json=body), 422)["errors"]}
+        assert "post each of its recipes as a job of its own, with one `method`" in told["/recipe/methods"]
+    elsewhere = {"recipe": deployment.recipe(), "methods": []}
+    (item,) = _problem(http.post("/v1/jobs", json=elsewhere), 422)["errors"]
+    assert (item["pointer"], "study" in item["detail"]) == ("/methods", False)
 
 
 @pytest.mark.parametrize(

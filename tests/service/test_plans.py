@@ -21,7 +21,7 @@ from workers.contracts.results import Measurement, PerplexityProtocol, Results, 
 from workers.errors import Transient
 from workers.local_store import LocalStore
 from workers.planning.forecast import effort_of, sizes_of
-from workers.planning.plan import PlannedStage, device_kind
+from workers.planning.plan import SIZES, Sources, device_kind, stages_of
 
 GIB = 2**30
 
@@ -173,12 +173,24 @@ def test_a_store_that_fails_is_noted(here: Recipe, database: Database, opened: S
 
 
 def finish(
-    database: Database, recipe: Recipe, results: Results, seconds: dict[str, float], reused: bool = False
+    database: Database,
+    recipe: Recipe,
+    results: Results,
+    seconds: dict[str, float],
+    reused: bool = False,
+    cost_seconds: float | None = None,
 ) -> None:
     """A job that succeeded, whose stages took so long."""
     told: list[Event] = [
         StageFinished.model_validate(
-            {"stage": stage, "key": "k", "seconds": each, "reused": reused, **SUBJECT.get(stage, {})}
+            {
+                "stage": stage,
+                "key": "k",
+                "seconds": each,
+                "reused": reused,
+                "cost_seconds": cost_seconds,
+                **SUBJECT.get(stage, {}),
+            }
         )
         for stage, each in seconds.items()
     ]
@@ -218,8 +230,8 @@ def results_of(recipe: Recipe, model: Path, windows: int = 4) -> Results:
 
 
 def by_rule(recipe: Recipe, model: Path, name: str, settings: Settings) -> float:
-    stage = PlannedStage(name, None, "dense" if name == "evaluate" else None)
-    effort = effort_of(stage, recipe, sizes_of(recipe, model), 128, 4 * 128)
+    stage = next(stage for stage in stages_of(recipe, Sources.unknown()) if stage.name == name)
+    effort = effort_of(stage, recipe, sizes_of(recipe, model), 128, {"own": 4 * 128})
     return pace.rule_seconds(recipe, effort, settings)
 
 
@@ -236,6 +248,38 @@ def test_measured_stages_put_the_rule_right(here: Recipe, model: Path, database:
             assert other.seconds == pytest.approx(3 * (one.seconds or 0))
         else:
             assert (other.basis, other.seconds) == ("default", one.seconds)
+
+
+def test_an_evaluation_that_found_some_of_its_texts_counts_for_what_all_cost(
+    here: Recipe, model: Path, database: Database, opened: Settings
+) -> None:
+    """The seconds of the attempt are those of one text, the rule's those of all."""
+    by_default = planned(here, database, opened).stages[0].seconds
+    cost = 5 * by_rule(here, model, "evaluate", opened)
+    finish(database, here, results_of(here, model), {"evaluate": cost / 4}, cost_seconds=cost)
+    measured = planned(here, database, opened).stages[0]
+    assert by_default and (measured.basis, measured.seconds) == ("measured", pytest.approx(5 * by_default))
+
+
+def test_a_text_more_is_all_that_is_left_of_an_evaluation(
+    here: Recipe, database: Database, opened: Settings, tmp_path: Path
+) -> None:
+    store = open_store(opened.artifacts_url)
+    for stage in planned(here, database, opened).stages:
+        for part in stage.parts:
+            store.publish(StageResult(stage=stage.stage, key=str(part.key), seconds=1.0))
+    longer = tmp_path / "longer.txt"
+    longer.write_text("Words that stand nowhere else.\n" * 4000, "utf-8")
+    own = here.evaluate.perplexity[0].model_dump(mode="json")
+    more = {"name": "text", "path": str(longer), "label": "longer"}
+    dense = planned(changed(here, evaluate__perplexity=[own, more]), database, opened).stages[0]
+    assert [(part.name, part.known) for part in dense.parts] == [(SIZES, True), ("own", True), ("longer", False)]
+    assert (dense.known, planned(here, database, opened).stages[0].known) == (False, True)
+    alone = planned(changed(here, evaluate__perplexity=[more]), database, opened, LocalStore(tmp_path / "empty"))
+    both = planned(
+        changed(here, evaluate__perplexity=[own, more]), database, opened, LocalStore(tmp_path / "empty")
+    ).stages[0]
+    assert dense.seconds == pytest.approx(alone.stages[0].seconds) and (dense.seconds or 0) < (both.seconds or 0)
 
 
 def test_the_nearest_stages_are_heeded(
@@ -296,8 +340,9 @@ def test_a_stage_that_is_known_need_not_fit(here: Recipe, database: Database, op
     store = open_store(opened.artifacts_url)
     tight = opened.model_copy(update={"node_memory_gib": 1e-6})
     for stage in planned(here, database, opened).stages:
-        assert stage.key is not None
-        store.publish(StageResult(stage=stage.stage, key=stage.key, seconds=1.0))
+        for key in [part.key for part in stage.parts] or [stage.key]:
+            assert key is not None
+            store.publish(StageResult(stage=stage.stage, key=key, seconds=1.0))
     plans.refuse_what_cannot_fit(here, store, tight)
     plan = planned(here, database, tight)
     assert plan.fits is True and plan.peak_bytes == 0 and all(known(plan))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from workers import high_water
-from workers.contracts.results import Results, StageMemory
+from workers.contracts.results import Results, StageMemory, together
 from workers.high_water import measured_peak
 
 CPU = torch.device("cpu")
@@ -60,3 +60,10 @@ def test_of_several_evaluations_the_largest_counts() -> None:
         "evaluate": StageMemory(measured_bytes=9),
         "prune": StageMemory(predicted_bytes=3),
     }
+
+
+def test_work_done_in_turns_took_the_highest_peak_and_began_with_the_least() -> None:
+    first = StageMemory(predicted_bytes=7, measured_bytes=5, before_bytes=2)
+    second = StageMemory(predicted_bytes=7, measured_bytes=6, before_bytes=4)
+    assert together([first, None, second]) == StageMemory(predicted_bytes=7, measured_bytes=6, before_bytes=2)
+    assert together([None]) == together([]) == StageMemory()

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.conftest import changed, run_here
-from workers import attempt, pipeline
+from tests.conftest import changed, run_here, sentences
+from workers import attempt, checkpoints, pipeline
 from workers.contracts.events import (
     ArtifactStored,
     CheckpointLoaded,
@@ -20,13 +20,14 @@ from workers.contracts.events import (
     Event,
     Failed,
     Notice,
+    Progress,
     StageFinished,
     StageStarted,
     Succeeded,
 )
 from workers.contracts.places import Places
 from workers.contracts.recipe import Recipe
-from workers.contracts.results import Results
+from workers.contracts.results import Results, StageResult
 from workers.errors import RecipeError
 from workers.local_store import LocalStore
 
@@ -281,3 +282,117 @@ def test_the_dense_control_removes_nothing(recipe: Recipe, runs: Runs) -> None:
     assert results.pruned.parameters == results.recovered.parameters == results.dense.parameters
     assert results.pruned.perplexity == results.dense.perplexity
     assert results.recovered.perplexity != results.dense.perplexity
+
+
+@pytest.fixture
+def another_text(tmp_path: Path) -> dict[str, str]:
+    """A second evaluation text, which shares no paragraph with any other."""
+    path = tmp_path / "another.txt"
+    path.write_text(sentences(20, seed=3))
+    return {"name": "text", "path": str(path), "label": "another"}
+
+
+def measured_texts(events: list[Event]) -> set[tuple[str | None, str]]:
+    """The models and texts on which windows were computed."""
+    told = [event for event in of_type(events, Progress) if event.stage == "evaluate"]
+    return {(event.subject, name.removeprefix("perplexity.")) for event in told for name in event.metrics}
+
+
+def test_a_text_more_is_measured_alone(recipe: Recipe, runs: Runs, another_text: dict[str, str]) -> None:
+    recipe = changed(recipe, recover={"kind": "none"})
+    first = runs.results(recipe)
+    both = changed(recipe, evaluate__perplexity=[another_text, recipe.evaluate.perplexity[0].model_dump(mode="json")])
+    events = list(runs.start(both))
+    assert measured_texts(events) == {("dense", "another"), ("pruned", "another")}
+    finished = of_type(events, StageFinished)
+    assert {(event.stage, event.subject) for event in finished if not event.reused} == {
+        ("evaluate", "dense"),
+        ("evaluate", "pruned"),
+    }
+    files = (runs.folder / "store" / "stages").glob("*.json")
+    parts = [part for part in map(StageResult.model_validate_json, map(Path.read_bytes, files)) if part.measurements]
+    assert len(parts) == 6, "the sizes and two texts of two models"
+    for event in (event for event in finished if event.stage == "evaluate"):
+        cost = sum(part.seconds for part in parts if event.subject in part.measurements)
+        assert event.cost_seconds == pytest.approx(cost), "of all parts, whoever measured them"
+    results = of_type(events, Succeeded)[0].results
+    for subject in ("dense", "pruned"):
+        before, after = getattr(first, subject), getattr(results, subject)
+        assert list(after.perplexity) == list(after.perplexity_protocol) == ["another", "valid"]
+        assert after.perplexity["valid"] == before.perplexity["valid"] != after.perplexity["another"]
+        assert after.model_copy(update={"perplexity": None, "perplexity_protocol": None}) == before.model_copy(
+            update={"perplexity": None, "perplexity_protocol": None}
+        )
+    again = list(runs.start(both))
+    assert all(event.reused for event in of_type(again, StageFinished)) and not measured_texts(again)
+    assert of_type(again, Succeeded)[0].results == results
+
+
+def test_two_labels_of_one_text_share_its_figure(recipe: Recipe, runs: Runs) -> None:
+    recipe = changed(recipe, recover={"kind": "none"})
+    text = recipe.evaluate.perplexity[0].model_dump(mode="json")
+    runs.results(recipe)
+    named = changed(recipe, evaluate__perplexity=[{**text, "label": "one"}, {**text, "label": "two"}])
+    events = list(runs.start(named))
+    assert all(event.reused for event in of_type(events, StageFinished))
+    pruned = of_type(events, Succeeded)[0].results.pruned
+    assert list(pruned.perplexity) == list(pruned.perplexity_protocol) == ["one", "two"]
+    assert len(set(pruned.perplexity.values())) == 1
+
+
+def test_a_text_that_another_measures_is_waited_for_and_no_other(
+    recipe: Recipe, runs: Runs, another_text: dict[str, str]
+) -> None:
+    """The first is at `valid`; the second measures its own text meanwhile, and then finds that of the first."""
+    plain = recipe.evaluate.perplexity[0].model_dump(mode="json")
+    first = runs.start(recipe, owner="one")
+    while not isinstance(next(first), Progress):
+        pass
+    second = runs.start(changed(recipe, evaluate__perplexity=[another_text, plain]), owner="two")
+    told: list[Event] = []
+    while not (told and isinstance(told[-1], Notice)):
+        told.append(next(second))
+    assert measured_texts(told) == {("dense", "another")}
+    assert told[-1].message == "waiting for another attempt that computes the same evaluate stage (valid)"
+    list(first)
+    rest = list(second)
+    assert measured_texts(rest) == {("pruned", "another"), ("recovered", "another")}
+
+
+def test_what_an_attempt_had_measured_when_it_died_is_found_again(
+    recipe: Recipe, runs: Runs, another_text: dict[str, str]
+) -> None:
+    plain = recipe.evaluate.perplexity[0].model_dump(mode="json")
+    recipe = changed(recipe, evaluate__perplexity=[plain, another_text], recover={"kind": "none"})
+    attempt = runs.start(recipe)
+    while measured_texts([next(attempt)]) != {("dense", "another")}:
+        pass
+    attempt.close()
+    assert measured_texts(list(runs.start(recipe))) == {
+        ("dense", "another"),
+        ("pruned", "valid"),
+        ("pruned", "another"),
+    }
+
+
+def test_the_model_is_loaded_once_for_all_texts_and_not_for_found_ones(
+    recipe: Recipe, runs: Runs, another_text: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Path] = []
+    load = checkpoints.load_model
+
+    def counted(folder: Path, *rest: object) -> torch.nn.Module:
+        loaded.append(folder)
+        return load(folder, *rest)
+
+    plain = recipe.evaluate.perplexity[0].model_dump(mode="json")
+    recipe = changed(recipe, evaluate__perplexity=[plain, another_text], recover={"kind": "none"})
+    monkeypatch.setattr(checkpoints, "load_model", counted)
+    events = runs.start(recipe)
+    while not isinstance(next(events), StageFinished):
+        pass
+    assert len(loaded) == 1, "the dense model"
+    list(events)
+    loaded.clear()
+    list(runs.start(recipe))
+    assert loaded == []

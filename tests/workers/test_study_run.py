@@ -67,7 +67,8 @@ def test_a_study_becomes_a_table(study: dict[str, Any], tmp_path: Path, capsys: 
     assert record["parameters"] and record["steps"][0] == 0
     assert json.loads((out / "w-o-rft" / "result.json").read_text()) == rows[1]
     found = list(stage_results(out).values())
-    assert len([result for result in found if "dense" in result.measurements]) == 1, "the dense model is measured once"
+    of_dense = [result.measurements["dense"] for result in found if "dense" in result.measurements]
+    assert sorted(bool(each.perplexity) for each in of_dense) == [False, True], "sizes and perplexity, each once"
     assert not any(result.files for result in found), "nobody needs models any more"
     true = [key for row in rows for key in row["keys"]]
     stand_ins = [key for row in rows for key in stand_in_keys(Recipe.model_validate(row["recipe"]))]
@@ -132,7 +133,8 @@ def test_an_interrupted_stage_is_computed_once_more_and_no_other(study: dict[str
     assert run_study(wanted, expand(wanted), out, keep_models=True, tell=str).is_complete
     after = stage_results(out)
     assert {key: after[key] for key in before} == before
-    assert sorted(result.stage for key, result in after.items() if key not in before) == ["evaluate", "recover"]
+    new = sorted(result.stage for key, result in after.items() if key not in before)
+    assert new == ["evaluate", "evaluate", "recover"], "of the evaluation the sizes and the text"
 
 
 def test_a_failing_row_is_a_line_of_the_table(

@@ -1,5 +1,6 @@
 """What a job reports: figures of the dense, the pruned and the recovered model, and the files it leaves."""
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -127,8 +128,11 @@ class Measurement(Contract):
     """Time and memory of generation and of a prompt."""
 
     def merged(self, other: "Measurement") -> "Measurement":
-        """This measurement with what the other knows laid over it."""
+        """This measurement with what the other knows laid over it; figures by text or task entry by entry."""
         known = {name: value for name in type(self).model_fields if (value := getattr(other, name)) is not None}
+        for name, value in known.items():
+            if isinstance(value, dict):
+                known[name] = {**(getattr(self, name) or {}), **value}
         return self.model_copy(update=known)
 
 
@@ -141,6 +145,19 @@ class StageMemory(Contract):
     """The highest: what tensors took on a GPU, the resident size of the whole process on a CPU."""
     before_bytes: int | None = None
     """Held before the stage began, in the same count: on a CPU Python and its libraries, about 0.5 GB."""
+
+
+def together(memories: Iterable[StageMemory | None]) -> StageMemory:
+    """The memory of work done in turns: the highest peak, and the least that was held before."""
+    known = [memory for memory in memories if memory is not None]
+    predicted = [memory.predicted_bytes for memory in known if memory.predicted_bytes is not None]
+    measured = [memory.measured_bytes for memory in known if memory.measured_bytes is not None]
+    before = [memory.before_bytes for memory in known if memory.before_bytes is not None]
+    return StageMemory(
+        predicted_bytes=max(predicted, default=None),
+        measured_bytes=max(measured, default=None),
+        before_bytes=min(before, default=None),
+    )
 
 
 class Results(Contract):

@@ -7,7 +7,7 @@ for the gradients of what flows through the model and another 2·N·t for those 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,18 +105,26 @@ def _elements(shapes: Mapping[str, list[int]]) -> int:
 
 
 def effort_of(
-    stage: PlannedStage, recipe: Recipe, sizes: Mapping[Subject, Size], sequence_length: int, measured_tokens: int
+    stage: PlannedStage,
+    recipe: Recipe,
+    sizes: Mapping[Subject, Size],
+    sequence_length: int,
+    measured_tokens: Mapping[str, int],
 ) -> Effort:
     """What a stage asks of a machine; caches, embeddings and attention's own part are within the error of the rule.
 
     Args:
+        stage: of an evaluation the parts that it names are counted.
         sequence_length: tokens of a training sequence.
-        measured_tokens: tokens of all windows on which perplexity is measured.
+        measured_tokens: tokens of all windows of each text on which perplexity is measured, by its key in the recipe.
     """
     dense, pruned = sizes["dense"].parameters, sizes["pruned"].parameters
+    parts = {part.name for part in stage.parts}
     estimates: dict[str, Callable[[], Effort]] = {
-        "evaluate": lambda: _evaluate(sizes[stage.subject or "dense"].parameters, measured_tokens),
-        "zero_shot": lambda: _zero_shot(recipe, sizes[stage.subject or "dense"].parameters),
+        "evaluate": lambda: _evaluate(
+            sizes[stage.subject or "dense"].parameters, sum(measured_tokens.get(part, 0) for part in parts)
+        ),
+        "zero_shot": lambda: _zero_shot(recipe, sizes[stage.subject or "dense"].parameters, parts),
         "basis": lambda: _basis(recipe, sizes, sequence_length),
         "regularize": lambda: _regularize(recipe, dense, sequence_length),
         "prune": lambda: _moving(FORWARD * PROBES * PROBE_TOKENS * dense, dense + 3 * pruned),
@@ -130,10 +138,12 @@ def _evaluate(parameters: int, tokens: int) -> Effort:
     return _moving(FORWARD * parameters * tokens, 2 * parameters if tokens else parameters)
 
 
-def _zero_shot(recipe: Recipe, parameters: int) -> Effort:
+def _zero_shot(recipe: Recipe, parameters: int, tasks: Collection[str]) -> Effort:
     """Every choice of every row once, examples and all; the sizes of tasks that are not the paper's are guessed."""
     tokens = 0
     for task in recipe.evaluate.wanted_tasks:
+        if task.name not in tasks:
+            continue
         rows, choices, length = TASK_SIZES.get(task.name, UNKNOWN_TASK)
         tokens += min(rows, task.limit or rows) * choices * length * (1 + (task.num_fewshot or 0))
     return _moving(FORWARD * parameters * tokens, 2 * parameters)

@@ -17,7 +17,7 @@ from typing import Any
 from workers import stored_model
 from workers.contracts.recipe import Recipe
 from workers.contracts.results import StageName, Subject
-from workers.contracts.tasks import PAPER_ZERO_SHOT
+from workers.contracts.tasks import WantedTask
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
 """Libraries whose versions decide results."""
@@ -45,6 +45,9 @@ computing once too often is cheap, finding a stale result is not."""
 NOT_OF_PERPLEXITY = {"speed", "perplexity", "tasks", "tasks_limit", "tasks_num_fewshot", "tasks_batch_size", "tasks_of"}
 """Fields of `evaluate` that decide no perplexity; the texts stand in the keys by their digests."""
 
+SIZES = "the sizes"
+"""The part of an evaluation that needs no text. No text's label has a blank, so none is called the same."""
+
 DECIDING_CONTRACTS = frozenset({"contracts/widths.py"})
 """Contracts that compute; what the others hold is in the keys by value."""
 
@@ -57,7 +60,7 @@ class Sources:
     """See `model_digest`."""
     training_text: str | None
     """Of the training documents, those of the evaluation texts taken out."""
-    texts: dict[str, str | None]
+    texts: Mapping[str, str | None]
     """Of each evaluation text, by its key in the recipe."""
     code: str | None
     """See `code_digest`."""
@@ -75,49 +78,55 @@ class Sources:
 
 
 @dataclass(frozen=True)
+class PlannedPart:
+    """What an evaluation measures by itself, and finds again by itself: one text, one task, or the sizes."""
+
+    name: str
+    """The text's name in the recipe, the task's, or `SIZES`. It decides nothing."""
+    key: str | None
+    """None if a source of it is not known."""
+
+
+@dataclass(frozen=True)
 class PlannedStage:
     """One step of the plan."""
 
     name: StageName
     key: str | None
-    """None if a source of it is not known."""
+    """None if a source of it is not known. An evaluation's stands for those of its parts, which have the results."""
     subject: Subject | None = None
     """The model an evaluation is about."""
+    parts: tuple[PlannedPart, ...] = ()
+    """Of an evaluation; other stages have none."""
+
+    @property
+    def result_keys(self) -> tuple[str | None, ...]:
+        """Under which its results are stored: the parts' keys, or its own."""
+        return tuple(part.key for part in self.parts) or (self.key,)
 
 
 def stages_of(recipe: Recipe, sources: Sources) -> list[PlannedStage]:
     """The stages of a recipe, in order."""
     code, seed = sources.code, recipe.seed
     device = device_kind(recipe)
-    examined = recipe.evaluate.tasks_of if recipe.evaluate.tasks else []
     # A path or an id decides nothing: the digest of what it leads to does.
     data = recipe.data.model_dump(mode="json", exclude={"path", "dataset", "dataset_sha256"})
     data["sequence_length"] = recipe.data.sequence_length or sources.sequence_length
-    measured = recipe.evaluate.model_dump(mode="json", exclude=NOT_OF_PERPLEXITY)
-    texts = _known(sources.texts)
-
-    def evaluating(subject: Subject, model: str | None) -> list[PlannedStage]:
-        perplexities = PlannedStage("evaluate", _key("evaluate", model, measured, texts, code, device), subject)
-        if subject not in examined:
-            return [perplexities]
-        key = _key("zero_shot", model, _examination(recipe), _known(sources.tasks), seed, code, device)
-        return [perplexities, PlannedStage("zero_shot", key, subject)]
-
     found = recipe.method.for_basis()
     seen = (sources.model, data, seed, sources.training_text, code, device)
     basis = "none" if found is None else _key("basis", found, *seen)
     regularized = _key("regularize", recipe.method.for_regularize(), basis, *seen)
     final = pruned = _key("prune", regularized, recipe.method.for_prune(), seed)
     stages = [
-        *evaluating("dense", sources.model),
+        *_evaluating(recipe, sources, "dense", sources.model),
         *([] if found is None else [PlannedStage("basis", basis)]),
         PlannedStage("regularize", regularized),
         PlannedStage("prune", pruned),
-        *evaluating("pruned", pruned),
+        *_evaluating(recipe, sources, "pruned", pruned),
     ]
     if recipe.recover.kind != "none":
         final = _key("recover", pruned, recipe.recover.model_dump(mode="json"))
-        stages += [PlannedStage("recover", final), *evaluating("recovered", final)]
+        stages += [PlannedStage("recover", final), *_evaluating(recipe, sources, "recovered", final)]
     if (form := recipe.speed_form()) is not None:
         occupied = recipe.resources.model_dump(mode="json", include={"gpus", "cpus"})
         asked = asdict(form)  # what the model's context makes of it follows from the model
@@ -126,16 +135,35 @@ def stages_of(recipe: Recipe, sources: Sources) -> list[PlannedStage]:
     return stages
 
 
-def _examination(recipe: Recipe) -> dict[str, Any]:
-    """All of the recipe that decides the figures of zero-shot tasks; where the recipe names a task does not."""
-    tasks = [{**asdict(task), "metric": task.metric, "field": None} for task in recipe.evaluate.wanted_tasks]
-    groups = [task.name for task in recipe.evaluate.tasks if task.name == PAPER_ZERO_SHOT]
-    return {"tasks": tasks, "groups": groups, "batch_size": recipe.evaluate.tasks_batch_size}
+def _evaluating(recipe: Recipe, sources: Sources, subject: Subject, model: str | None) -> list[PlannedStage]:
+    """The stages that measure a model; `model` is the key or digest that its weights are known by."""
+    settings, code, device = recipe.evaluate, sources.code, device_kind(recipe)
+    protocol = settings.model_dump(mode="json", exclude=NOT_OF_PERPLEXITY)
+    texts = {
+        text.key: _key("evaluate", model, protocol, sources.texts.get(text.key), code, device)
+        for text in settings.perplexity
+    }
+    stages = [_measuring("evaluate", subject, {SIZES: _key("sizes", model, code), **texts})]
+    if settings.tasks and subject in settings.tasks_of:
+        with_all = (settings.tasks_batch_size, recipe.seed, code, device)
+        tasks = {
+            task.name: _key("zero_shot", model, _asked(task), sources.tasks.get(task.name), *with_all)
+            for task in settings.wanted_tasks
+        }
+        stages.append(_measuring("zero_shot", subject, tasks))
+    return stages
 
 
-def _known(digests: Mapping[str, str | None]) -> dict[str, str | None] | None:
-    """The digests; None if one of them is not known."""
-    return None if None in digests.values() else dict(digests)
+def _measuring(name: StageName, subject: Subject, keys: Mapping[str, str | None]) -> PlannedStage:
+    """A stage of these parts. Its own key follows from theirs: neither names nor order count, nor what stands twice."""
+    known = sorted({key for key in keys.values() if key is not None})
+    parts = tuple(PlannedPart(part, key) for part, key in keys.items())
+    return PlannedStage(name, None if None in keys.values() else _digest(name, known), subject, parts)
+
+
+def _asked(task: WantedTask) -> dict[str, Any]:
+    """All of the recipe that decides a task's figures; where the recipe names the task does not."""
+    return {**asdict(task), "metric": task.metric, "field": None}
 
 
 def device_kind(recipe: Recipe) -> str:

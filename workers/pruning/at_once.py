@@ -18,7 +18,14 @@ from workers.models.family import ModelFamily, is_tied
 from workers.models.width import width_of
 from workers.pruning.basis import reorder, reorder_heads, untie_head
 from workers.pruning.cut import cut_weights, zero_removed
-from workers.pruning.method import Narrowed, Preparation, Regularization, calibration, nothing_to_prepare
+from workers.pruning.method import (
+    CHANNELS_CUT,
+    Narrowed,
+    Preparation,
+    Regularization,
+    calibration,
+    nothing_to_prepare,
+)
 from workers.pruning.order import channel_order, head_order
 from workers.training.loop import Step
 
@@ -29,6 +36,7 @@ class ChannelsAtOnce:
     """A method that orders the channels by one rule, named as its settings' `kind`, and cuts the last."""
 
     leaves_zeros = False
+    cut_in_words = CHANNELS_CUT
 
     def check(self, settings: Settings, family: ModelFamily, config: PreTrainedConfig) -> None:
         """See `Method.check`."""

@@ -17,6 +17,7 @@ class Dense:
     """See the module."""
 
     leaves_zeros = False
+    cut_in_words = "nothing was cut: the logits differ by at most {cutting} from those of the dense model"
 
     def check(self, settings: DenseSettings, family: ModelFamily, config: PreTrainedConfig) -> None:
         """Nothing can be wrong."""

@@ -26,7 +26,7 @@ from workers.pruning import basis
 from workers.pruning.cut import cut_weights, zero_removed
 from workers.pruning.elastic import ElasticWidths
 from workers.pruning.groups import Annealing, Penalty, Proximal, RemovedPart
-from workers.pruning.method import Narrowed, Preparation, Regularization, calibration
+from workers.pruning.method import CHANNELS_CUT, Narrowed, Preparation, Regularization, calibration
 from workers.pruning.order import axes_order, channel_order, head_order
 from workers.pruning.record import PreservedRatios
 from workers.pruning.refine import refined_axes
@@ -39,6 +39,7 @@ class Dress:
     """See the module."""
 
     leaves_zeros = False
+    cut_in_words = CHANNELS_CUT
 
     def check(self, settings: DressSettings, family: ModelFamily, config: PreTrainedConfig) -> None:
         """See `Method.check`."""

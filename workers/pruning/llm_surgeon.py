@@ -64,6 +64,10 @@ class LlmSurgeon:
     """See the module."""
 
     leaves_zeros = True
+    cut_in_words = (
+        "what goes was zero already and keeps its place: the artifact's logits differ by at most {cutting} from those "
+        "of the model after its last shot"
+    )
 
     def check(self, settings: LlmSurgeonSettings, family: ModelFamily, config: PreTrainedConfig) -> None:
         """Every supported architecture will do: its blocks read and write by linear layers."""

@@ -23,6 +23,10 @@ CALIBRATION_SEQUENCES = 128
 """Sequences from which statistics of the dense model are taken, where the settings name no number."""
 
 
+CHANNELS_CUT = "zeroing what goes changed the logits by at most {zeroing}, and cutting the zeros by at most {cutting}"
+"""`Method.cut_in_words` of a method that cuts hidden channels."""
+
+
 @dataclass(frozen=True)
 class Narrowed:
     """A cut model: its config and its tensors."""
@@ -73,6 +77,9 @@ class Method(Protocol):
 
     leaves_zeros: bool
     """Whether the cut leaves zeros in unchanged shapes, which recovery must keep."""
+    cut_in_words: str
+    """What the prune stage tells of the cut. `{zeroing}` is how far logits move from the regularized model to that of
+    `zero`, `{cutting}` from there to the artifact: the largest change of one, for a person to read."""
 
     def check(self, settings: Any, family: ModelFamily, config: PreTrainedConfig) -> None:
         """Refuse, before anything is loaded, what cannot be done to a model of this config.

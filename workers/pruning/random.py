@@ -1,4 +1,4 @@
-"""Random: hidden channels that the seed draws are cut at once, the floor that every rule must rise above."""
+"""Random: hidden channels that the seed draws are cut at once, the floor that a rule worth its name rises above."""
 
 from workers.pruning.at_once import ChannelsAtOnce
 

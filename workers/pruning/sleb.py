@@ -34,6 +34,9 @@ class Sleb:
     """See the module."""
 
     leaves_zeros = False
+    cut_in_words = (
+        "silencing the blocks that go changed the logits by at most {zeroing}, and taking them out by at most {cutting}"
+    )
 
     def check(self, settings: SlebSettings, family: ModelFamily, config: PreTrainedConfig) -> None:
         """See `Method.check`."""

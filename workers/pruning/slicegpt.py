@@ -45,6 +45,7 @@ class SliceGpt:
     """See the module."""
 
     leaves_zeros = False
+    cut_in_words = "slicing, which has no zeroed model to compare with, changed the logits by at most {cutting}"
 
     def check(self, settings: SliceGptSettings, family: ModelFamily, config: PreTrainedConfig) -> None:
         """See `Method.check`. Not every family has a modelling file that says the shortcuts."""

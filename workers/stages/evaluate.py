@@ -1,10 +1,12 @@
-"""Measure a model: size on disk, and perplexity by the protocol of METHOD §7."""
+"""Measure a model: size on disk, and perplexity by the protocol of METHOD §7, each text by itself."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
+from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,18 +18,59 @@ from workers.contracts.events import Event, Progress
 from workers.contracts.results import Measurement, PerplexityProtocol, Subject
 from workers.datasets.dataset import Documents
 from workers.errors import RecipeError
+from workers.planning.plan import SIZES
 from workers.pruning.method import method_of
 from workers.stages.outcome import Outcome, StageRun
 from workers.training.zeros import nonzero_parameters
 from workers.workbench import Workbench
 
+Figure = TypeVar("Figure")
+
 LONGEST_WINDOW = 2048
 """L, in tokens, unless the recipe or the model's context says less."""
 
 
-def evaluate(bench: Workbench, subject: Subject, folder: Path) -> StageRun:
-    """Dense and pruned models are measured alike. Weights are those on disk; see `arithmetic` for the arithmetic."""
-    measurement = Measurement(
+class Evaluation:
+    """A `Meter` of sizes and perplexities. Dense and pruned models are measured alike, by their weights on disk."""
+
+    def __init__(self, bench: Workbench, subject: Subject, folder: Callable[[], Path]) -> None:
+        """`folder`: where the model lies; asked for when something is measured, since it may have to be fetched."""
+        self._bench, self._subject, self._folder = bench, subject, folder
+
+    def measure(self, part: str) -> StageRun:
+        """The sizes, or the perplexity of the text of this key; see `windows` for errors."""
+        if part == SIZES:
+            return Outcome(measurements={self._subject: _sizes(self._bench, self._subject, self._folder())})
+        text = self._bench.texts[part]
+        figure, protocol = yield from _perplexity(self._bench, self._subject, self._model, part, text)
+        measured = Measurement(perplexity={part: figure}, perplexity_protocol={part: protocol})
+        return Outcome(measurements={self._subject: measured})
+
+    def together(self, found: Mapping[str, Measurement]) -> Measurement:
+        """See `Meter.together`; whoever measured a text may have called it otherwise."""
+        texts = {part: each for part, each in found.items() if part != SIZES}
+        if not texts:
+            return found[SIZES]
+        figures = Measurement(
+            perplexity={part: _only(each.perplexity) for part, each in texts.items()},
+            perplexity_protocol={part: _only(each.perplexity_protocol) for part, each in texts.items()},
+        )
+        return found[SIZES].merged(figures)
+
+    @cached_property
+    def _model(self) -> PreTrainedModel:
+        bench = self._bench
+        return checkpoints.load_model(self._folder(), bench.export_dtype, bench.device).to(arithmetic(bench)).eval()
+
+
+def _only(figures: dict[str, Figure] | None) -> Figure:
+    """The one figure of a measurement of one text."""
+    (figure,) = (figures or {}).values()
+    return figure
+
+
+def _sizes(bench: Workbench, subject: Subject, folder: Path) -> Measurement:
+    return Measurement(
         parameters=stored_model.count_parameters(folder),
         nonzero_parameters=_nonzero(bench, subject, folder),
         bytes=stored_model.stored_bytes(folder),
@@ -35,13 +78,6 @@ def evaluate(bench: Workbench, subject: Subject, folder: Path) -> StageRun:
         dtype=_name(bench.export_dtype),
         weights_digest=stored_model.weights_digest(folder),
     )
-    if bench.texts:
-        model = checkpoints.load_model(folder, bench.export_dtype, bench.device).to(arithmetic(bench)).eval()
-        figures, protocols = {}, {}
-        for name, text in bench.texts.items():
-            figures[name], protocols[name] = yield from _perplexity(bench, subject, model, name, text)
-        measurement = measurement.merged(Measurement(perplexity=figures, perplexity_protocol=protocols))
-    return Outcome(measurements={subject: measurement})
 
 
 def _nonzero(bench: Workbench, subject: Subject, folder: Path) -> int | None:

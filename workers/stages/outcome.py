@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from workers.contracts.events import CheckpointLoaded, CheckpointSaved, Event, Progress
 from workers.contracts.results import Measurement, StageName, Subject
@@ -21,6 +22,22 @@ class Outcome:
 
 StageRun = Generator[Event, None, Outcome]
 """Events while it works; at the end the outcome."""
+
+
+class Meter(Protocol):
+    """What measures one model, part by part: each text or task has a result of its own, found again by itself."""
+
+    def measure(self, part: str) -> StageRun:
+        """Measure a part, by its name in the plan. The model is loaded for the first part that wants it."""
+        ...
+
+    def together(self, found: Mapping[str, Measurement]) -> Measurement:
+        """All parts as one measurement, named as this recipe names them.
+
+        Args:
+            found: by part; measured just now, or by another job whose recipe may name a text otherwise.
+        """
+        ...
 
 
 def training_events(stage: StageName, steps: Iterable[Step]) -> Iterator[Event]:

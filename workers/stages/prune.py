@@ -32,12 +32,16 @@ def prune(bench: Workbench, key: str, regularized: Path, prepared: Path | None) 
     zeroed = _probe(bench, model)
     del model, narrowed
     cut = _probe(bench, checkpoints.load_model(folder, torch.float32, bench.device))
-    zeroing, cutting = (trained - zeroed).abs().max().item(), (zeroed - cut).abs().max().item()
-    yield Notice(
-        message=f"zeroing what goes changed the logits by at most {zeroing:.3g}, "
-        f"and cutting the zeros by at most {cutting:.3g}"
-    )
+    changes = {"zeroing": _furthest(trained, zeroed), "cutting": _furthest(zeroed, cut)}
+    stored = str(bench.export_dtype).removeprefix("torch.")
+    rounded = "" if stored == "float32" else f" (its rounding to {stored} included)"
+    yield Notice(message=method.cut_in_words.format_map(changes) + rounded)
     return Outcome(folder)
+
+
+def _furthest(one: torch.Tensor, other: torch.Tensor) -> str:
+    """The largest change of a logit, for a person to read."""
+    return f"{(one - other).abs().max().item():.3g}"
 
 
 @torch.no_grad()

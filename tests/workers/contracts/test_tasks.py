@@ -84,3 +84,6 @@ def test_tasks_join_what_else_was_measured() -> None:
     both = perplexed.merged(examined)
     assert both == examined.merged(perplexed)
     assert both.perplexity == {"a": 1.0} and both.tasks == examined.tasks
+    more = both.merged(Measurement(perplexity={"b": None}, tasks={"arc_easy": figure(0.1), "piqa": figure(0.2)}))
+    assert more.perplexity == {"a": 1.0, "b": None} and more.parameters == 3
+    assert more.tasks == {"piqa": figure(0.2), "arc_easy": figure(0.1)}

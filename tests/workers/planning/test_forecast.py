@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from workers.contracts.recipe import Recipe
 from workers.contracts.tasks import PAPER_METRICS
 from workers.planning import forecast
 from workers.planning.forecast import Size, effort_of, sizes_of
-from workers.planning.plan import PlannedStage
+from workers.planning.plan import PlannedStage, Sources, stages_of
 from workers.pruning import method
 from workers.stages import prune
 
@@ -21,9 +22,13 @@ SIZES = {"dense": Size(1000, 40), "pruned": Size(750, 30), "recovered": Size(750
 LENGTH = 16
 
 
-def operations(recipe: Recipe, name: str, measured_tokens: int = 0, sizes: dict = SIZES) -> float:
-    subject = "dense" if name == "evaluate" else None
-    return effort_of(PlannedStage(name, None, subject), recipe, sizes, LENGTH, measured_tokens).operations
+def planned(recipe: Recipe, name: str) -> PlannedStage:
+    """The first stage of this name."""
+    return next(stage for stage in stages_of(recipe, Sources.unknown()) if stage.name == name)
+
+
+def operations(recipe: Recipe, name: str, **measured_tokens: int) -> float:
+    return effort_of(planned(recipe, name), recipe, SIZES, LENGTH, measured_tokens).operations
 
 
 def test_the_constants_are_those_of_the_stages() -> None:
@@ -76,8 +81,10 @@ def test_training_costs_what_the_rule_says() -> None:
 
 
 def test_looking_costs_what_the_rule_says() -> None:
-    assert operations(RECIPE, "evaluate", measured_tokens=320) == 2 * 1000 * 320
+    assert operations(RECIPE, "evaluate", wikitext2=320, ptb=7) == 2 * 1000 * 320, "the recipe names no other text"
     assert operations(RECIPE, "evaluate") == 0
+    both = changed(RECIPE, evaluate__perplexity=["wikitext2", "ptb"])
+    assert operations(both, "evaluate", wikitext2=320, ptb=7) == 2 * 1000 * 327
     looked = 128 * LENGTH
     only_looks = changed(RECIPE, method__sensitivity=0.0, method__refinement=0.0)
     assert operations(only_looks, "basis") == 2 * 1000 * looked
@@ -91,22 +98,32 @@ def test_a_benchmark_generates_and_reads_on_every_model() -> None:
     asked = {"batch_size": 3, "new_tokens": 5, "rounds": 7, "prompt_tokens": 11, "prompt_rounds": 13}
     tokens = 3 * 5 * (7 + 2) + 11 * (13 + 2)
     assert operations(changed(RECIPE, evaluate__speed=asked), "benchmark") == 2 * (1000 + 750 + 750) * tokens
-    assert operations(RECIPE, "benchmark") == 0
+    assert effort_of(PlannedStage("benchmark", None), RECIPE, SIZES, LENGTH, {}).operations == 0
 
 
 def test_every_stage_moves_the_weights() -> None:
     timed = changed(RECIPE, evaluate__speed=True)
     for name in ("evaluate", "basis", "regularize", "prune", "recover", "benchmark"):
-        subject = "dense" if name == "evaluate" else None
-        assert effort_of(PlannedStage(name, None, subject), timed, SIZES, LENGTH, 10).moved_bytes >= 4 * 750
+        assert effort_of(planned(timed, name), timed, SIZES, LENGTH, {"wikitext2": 10}).moved_bytes >= 4 * 750
 
 
 def test_tasks_cost_every_choice_of_every_row() -> None:
     def told(**changes: object) -> float:
-        recipe = changed(RECIPE, evaluate__tasks=["winogrande"], **changes)
-        return effort_of(PlannedStage("zero_shot", None, "pruned"), recipe, SIZES, LENGTH, 0).operations
+        recipe = changed(RECIPE, evaluate__tasks=["winogrande"], evaluate__tasks_of=["pruned"], **changes)
+        return effort_of(planned(recipe, "zero_shot"), recipe, SIZES, LENGTH, {}).operations
 
     assert told() == 2 * 750 * 1267 * 2 * 25
     assert told(evaluate__tasks_limit=10) == 2 * 750 * 10 * 2 * 25
     assert told(evaluate__tasks_limit=10, evaluate__tasks_num_fewshot=3) == 4 * told(evaluate__tasks_limit=10)
     assert set(forecast.TASK_SIZES) == set(PAPER_METRICS)
+
+
+def test_only_the_parts_that_a_stage_names_are_counted() -> None:
+    recipe = changed(RECIPE, evaluate__tasks=["winogrande", "piqa"], evaluate__perplexity=["wikitext2", "ptb"])
+    tokens = {"wikitext2": 320, "ptb": 40}
+    for name, part in (("evaluate", "ptb"), ("zero_shot", "piqa")):
+        whole = planned(recipe, name)
+        left = replace(whole, parts=tuple(each for each in whole.parts if each.name == part))
+        rest = replace(whole, parts=tuple(each for each in whole.parts if each.name != part))
+        told = [effort_of(each, recipe, SIZES, LENGTH, tokens).operations for each in (whole, left, rest)]
+        assert told[0] == told[1] + told[2] and min(told) > 0

@@ -39,7 +39,7 @@ REGULARIZE: Stage = ("regularize", None)
 
 def operations(name: str, sizes: dict[Any, Size], **method: Any) -> float:
     recipe = changed(RECIPE, method=method)
-    return effort_of(PlannedStage(name, None), recipe, sizes, LENGTH, 0).operations
+    return effort_of(PlannedStage(name, None), recipe, sizes, LENGTH, {}).operations
 
 
 def test_the_search_for_blocks_costs_its_runs() -> None:
@@ -74,7 +74,7 @@ def test_slicing_costs_two_passes_and_its_axes() -> None:
 def test_what_trains_nothing_costs_nothing_but_bytes(kind: str) -> None:
     sizes = {"dense": Size(1000, 10), "pruned": Size(900, 8)}
     for name in ("basis", "regularize"):
-        effort = effort_of(PlannedStage(name, None), changed(RECIPE, method=METHODS[kind]), sizes, LENGTH, 0)
+        effort = effort_of(PlannedStage(name, None), changed(RECIPE, method=METHODS[kind]), sizes, LENGTH, {})
         assert effort.operations == 0 and effort.moved_bytes >= 4 * 1000
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import changed
 from workers.contracts.recipe import Recipe
 from workers.planning import plan
-from workers.planning.plan import PlannedStage, Sources, stages_of
+from workers.planning.plan import SIZES, PlannedStage, Sources, stages_of
 
 ROOT = Path(plan.__file__).parents[2]
 SOURCES = Sources("model", "training", {"valid": "text"}, "code", "machine")
@@ -150,7 +150,7 @@ def test_a_length_left_out_is_keyed_as_the_models_own() -> None:
 
 
 EXAMINED = changed(RECIPE, evaluate__tasks=["piqa"])
-ROWS = replace(SOURCES, tasks={"piqa": "rows"})
+ROWS = replace(SOURCES, tasks={"piqa": "rows", "arc_easy": "others"})
 
 
 def examined(recipe: Recipe = EXAMINED, sources: Sources = ROWS) -> dict[str | None, str | None]:
@@ -196,3 +196,72 @@ def test_unknown_rows_leave_the_tasks_keys_open_and_no_other() -> None:
     assert set(examined(sources=replace(SOURCES, tasks={"piqa": "others"})).values()).isdisjoint(examined().values())
     open_rows = stages_of(EXAMINED, replace(SOURCES, tasks={"piqa": None}))
     assert {stage.name for stage in open_rows if stage.key is None} == {"zero_shot"}
+
+
+SEVERAL = changed(
+    EXAMINED,
+    evaluate__tasks=["piqa", "arc_easy"],
+    evaluate__perplexity=[{"name": "text", "path": "/another", "label": "valid"}, "ptb"],
+)
+TEXTS = replace(ROWS, texts={"valid": "text", "ptb": "words"})
+
+
+def parts(recipe: Recipe = SEVERAL, sources: Sources = TEXTS, subject: str = "pruned") -> dict[str, str | None]:
+    """The keys of what is measured of one model, by name."""
+    stages = [stage for stage in stages_of(recipe, sources) if stage.subject == subject]
+    return {part.name: part.key for stage in stages for part in stage.parts}
+
+
+def test_an_evaluation_consists_of_the_sizes_and_of_each_text_and_task() -> None:
+    assert list(parts()) == [SIZES, "valid", "ptb", "piqa", "arc_easy"]
+    subjects = ("dense", "pruned", "recovered")
+    everything = [key for subject in subjects for key in parts(subject=subject).values()]
+    assert len(set(everything)) == 15 and all(len(key or "") == 64 for key in everything)
+    for stage in stages_of(SEVERAL, TEXTS):
+        keys = [part.key for part in stage.parts]
+        assert list(stage.result_keys) == (keys or [stage.key]) and stage.key not in keys
+
+
+def test_a_text_or_a_task_more_changes_no_other_part() -> None:
+    assert parts(RECIPE, SOURCES).items() < parts().items()
+    assert parts(EXAMINED, ROWS).items() < parts().items()
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"evaluate__windows": 3}, {"valid", "ptb"}),
+        ({"evaluate__sequence_length": 16}, {"valid", "ptb"}),
+        ({"evaluate__batch_size": 1}, {"valid", "ptb"}),
+        ({"evaluate__tasks": ["piqa", {"name": "arc_easy", "limit": 5}]}, {"arc_easy"}),
+        ({"evaluate__tasks": [{"name": "piqa", "num_fewshot": 2}, "arc_easy"]}, {"piqa"}),
+        ({"evaluate__tasks_batch_size": 1}, {"piqa", "arc_easy"}),
+        ({"resources__gpus": 1}, {"valid", "ptb", "piqa", "arc_easy"}),
+        ({"evaluate__tasks": ["arc_easy", "piqa"]}, set()),
+    ],
+    ids=str,
+)
+def test_a_part_changes_with_what_decides_it(changes: dict[str, object], wanted: set[str]) -> None:
+    """Of the dense model, whose own key is the same whatever device computes."""
+    plain, other = parts(subject="dense"), parts(changed(SEVERAL, **changes), subject="dense")
+    assert {name for name, key in plain.items() if other[name] != key} == wanted
+
+
+def test_names_and_order_decide_nothing() -> None:
+    text = {"name": "text", "path": "/another"}
+    one, two = {**text, "label": "one"}, {**text, "label": "two"}
+    sources = replace(ROWS, texts={"one": "text", "two": "text", "ptb": "words"})
+    twice = changed(SEVERAL, evaluate__perplexity=["ptb", one, two])
+    renamed = parts(twice, sources)
+    assert renamed["one"] == renamed["two"] == parts()["valid"] and renamed["ptb"] == parts()["ptb"]
+    assert keys(twice, sources) == keys(SEVERAL, TEXTS)
+
+
+def test_a_label_cannot_be_taken_for_the_sizes() -> None:
+    with pytest.raises(ValueError, match="label"):
+        changed(SEVERAL, evaluate__perplexity=[{"name": "ptb", "label": SIZES}])
+
+
+def test_one_unknown_text_leaves_the_others_known() -> None:
+    dense = parts(sources=replace(TEXTS, texts={"valid": "text", "ptb": None}), subject="dense")
+    assert [name for name, key in dense.items() if key is None] == ["ptb"]

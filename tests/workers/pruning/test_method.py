@@ -29,3 +29,6 @@ def test_a_method_answers_to_its_files_name(kind: str) -> None:
     assert found.leaves_zeros == (kind == "llm_surgeon")
     for name in ("check", "prepare", "regularize", "cut", "zero"):
         assert callable(getattr(found, name))
+    told = found.cut_in_words.format(zeroing="<zeroing>", cutting="<cutting>")
+    makes_zeros = kind in ("dress", "magnitude", "random", "sleb")
+    assert "<cutting>" in told and ("<zeroing>" in told) == makes_zeros, "others have no zeroed model to tell of"

@@ -15,9 +15,10 @@ from workers import pipeline
 from workers.contracts.events import Event, Notice, Progress, StageFinished, StageStarted, Succeeded
 from workers.contracts.places import Places
 from workers.contracts.recipe import Recipe
-from workers.contracts.tasks import PAPER_METRICS, PAPER_ZERO_SHOT
+from workers.contracts.tasks import PAPER_METRICS, PAPER_ZERO_SHOT, TaskFigure, mean_figure
 from workers.errors import RecipeError
 from workers.local_store import LocalStore
+from workers.tasks import harness
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +87,7 @@ def test_the_five_and_their_mean_on_the_models_asked_for(untrained: Recipe, jobs
 def test_a_task_more_computes_no_perplexity_anew(untrained: Recipe, jobs: Jobs) -> None:
     recipe = changed(untrained, recover={"kind": "none"}, evaluate__tasks=["piqa"])
     first = of_type(list(jobs.start(recipe)), Succeeded)[0].results
-    more = changed(recipe, evaluate__tasks=["winogrande", {"name": "piqa", "limit": 2}])
+    more = changed(recipe, evaluate__tasks=["winogrande", {"name": "piqa", "limit": 2}], evaluate__tasks_limit=3)
     events = list(jobs.start(more))
     found = {(event.stage, event.subject) for event in of_type(events, StageFinished) if not event.reused}
     assert found == {("zero_shot", "dense"), ("zero_shot", "pruned")}
@@ -96,6 +97,32 @@ def test_a_task_more_computes_no_perplexity_anew(untrained: Recipe, jobs: Jobs) 
     assert PAPER_ZERO_SHOT not in results.dense.tasks
     again = of_type(list(jobs.start(recipe, store="another")), Succeeded)[0].results
     assert again.pruned.tasks == first.pruned.tasks and again.dense.tasks == first.dense.tasks
+
+
+def test_a_task_more_runs_alone(untrained: Recipe, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = changed(untrained, recover={"kind": "none"}, evaluate__tasks=["piqa"], evaluate__tasks_limit=3)
+    first = of_type(list(jobs.start(recipe)), Succeeded)[0].results
+    ran: list[str] = []
+
+    def watched(examiner: harness.Examiner, task: harness.Prepared, seed: int) -> dict[str, TaskFigure]:
+        ran.append(task.wanted.name)
+        return examine(examiner, task, seed)
+
+    examine = harness.examine
+    monkeypatch.setattr(harness, "examine", watched)
+    events = list(jobs.start(changed(recipe, evaluate__tasks=[PAPER_ZERO_SHOT])))
+    others = [name for name in PAPER_METRICS if name != "piqa"]
+    assert ran == 2 * others
+    results = of_type(events, Succeeded)[0].results
+    for subject in ("dense", "pruned"):
+        tasks = getattr(results, subject).tasks
+        assert (
+            list(tasks) == [*PAPER_METRICS, PAPER_ZERO_SHOT] and tasks["piqa"] == getattr(first, subject).tasks["piqa"]
+        )
+        assert tasks[PAPER_ZERO_SHOT] == mean_figure(tasks)
+    ran.clear()
+    fewer = of_type(list(jobs.start(changed(recipe, evaluate__tasks=["arc_easy"]))), Succeeded)[0].results
+    assert ran == [] and list(fewer.dense.tasks) == ["arc_easy"]
 
 
 @pytest.mark.parametrize(
