@@ -27,6 +27,7 @@ from workers.contracts.results import StageResult
 from workers.contracts.store import KeepsUploads
 
 _JOB_ID = re.compile(r"job_[0-9a-zA-Z]{1,36}")
+_SEARCH_ID = re.compile(r"search_[0-9a-zA-Z]{1,33}")
 _DATASET_ID = re.compile(r"dataset_[0-9a-zA-Z]{1,32}")
 
 _bearer = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="As in STATE/api-key.")
@@ -115,6 +116,20 @@ def job_id(job_id: Annotated[str, PathParameter(description="The job's id.")]) -
 
 
 JobId = Annotated[str, Depends(job_id)]
+
+
+def search_id(search_id: Annotated[str, PathParameter(description="The search's id.")]) -> str:
+    """The search's id of the path.
+
+    Raises:
+        NotFound: it has not even the form of one.
+    """
+    if not _SEARCH_ID.fullmatch(search_id):
+        raise NotFound(f"There is no search {search_id[:64]!r}.")
+    return search_id
+
+
+SearchId = Annotated[str, Depends(search_id)]
 
 
 def dataset_id(dataset_id: Annotated[str, PathParameter(description="The data set's id.")]) -> str:

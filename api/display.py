@@ -36,7 +36,7 @@ def jobs_table(jobs: Iterable[Job]) -> Table:
         method = job.recipe.get("method", {})
         table.add_row(
             job.id,
-            _status(job.status),
+            coloured(job.status),
             job.stage or "",
             escape(str(job.recipe.get("model", {}).get("source", ""))),
             f"{method.get('kind', '')} {method.get('ratio', '')}",
@@ -48,8 +48,8 @@ def jobs_table(jobs: Iterable[Job]) -> Table:
 def show_job(console: Console, job: Job) -> None:
     """A job's state, its error and its figures."""
     stage = f" ({job.stage})" if job.stage else ""
-    console.print(f"{job.id}  {_status(job.status)}{stage}", highlight=False)
-    for name, value in (("reason", job.reason), ("labels", _pairs(job.labels)), ("metadata", _pairs(job.metadata))):
+    console.print(f"{job.id}  {coloured(job.status)}{stage}", highlight=False)
+    for name, value in (("reason", job.reason), ("labels", pairs(job.labels)), ("metadata", pairs(job.metadata))):
         if value:
             console.print(f"  {name}: {escape(value)}", highlight=False)
     console.print(f"  attempts: {job.attempts}   events: {job.last_event}", highlight=False)
@@ -245,18 +245,20 @@ class JobProgress:
 def _field(pointer: str) -> str:
     """A pointer as people write fields: `method.ratio`, `evaluate.perplexity[0].path`."""
     parts = [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
-    if parts[:1] == ["recipe"] and len(parts) > 1:
+    if parts[:1] in (["recipe"], ["search"]) and len(parts) > 1:
         parts = parts[1:]
     return "".join(f"[{part}]" if part.isdecimal() else f".{part}" for part in parts).lstrip(".") or "the body"
 
 
-def _status(status: str) -> str:
+def coloured(status: str) -> str:
+    """A status in its colour, in rich's markup."""
     colour = _COLOURS.get(status)
     return f"[{colour}]{status}[/]" if colour else status
 
 
-def _pairs(pairs: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in pairs.items())
+def pairs(named: Mapping[str, Any]) -> str:
+    """Labels or metadata in one line."""
+    return ", ".join(f"{name}={value}" for name, value in named.items())
 
 
 def _count(value: Any) -> str:

@@ -15,7 +15,7 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from api.explain import explain, field_pointer
-from api.schemas import JobRequest, Problem, ProblemItem
+from api.schemas import Problem, ProblemItem
 from service.errors import (
     Conflict,
     IdempotencyMismatch,
@@ -50,6 +50,7 @@ STATUS: Mapping[type[ServiceError], HTTPStatus] = {
 
 TITLES: Mapping[str, str] = {
     "invalid_recipe": "The recipe cannot be run",
+    "invalid_search": "The search cannot be run",
     "invalid_request": "The request is not valid",
     "invalid_text": "The body is no text in UTF-8",
     "storage_full": "There is no room for it",
@@ -149,7 +150,9 @@ def _methods(request: Request) -> list[str]:
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101  registered for this class only
-    return invalid_request(request.scope, explain(error.errors(), error.body, JobRequest))
+    field = getattr(request.scope.get("route"), "body_field", None)
+    body_type = dict if field is None else field.field_info.annotation
+    return invalid_request(request.scope, explain(error.errors(), error.body, body_type))
 
 
 async def _on_database_gone(request: Request, error: Exception) -> Response:

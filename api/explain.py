@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import TypeAdapter
 
 from api.schemas import ProblemItem
+from workers.contracts.search import Search
 
 _WANTED: Mapping[str, str] = {
     "int_type": "must be a whole number",
@@ -24,6 +25,7 @@ _WANTED: Mapping[str, str] = {
     "string_type": "must be a text",
     "string_unicode": "must be a text of valid Unicode characters",
     "list_type": "must be a list",
+    "tuple_type": "must be a list",
     "dict_type": "must be an object with named fields",
     "model_type": "must be an object with named fields",
     "model_attributes_type": "must be an object with named fields",
@@ -35,13 +37,19 @@ _WANTED: Mapping[str, str] = {
 }
 """What a field must be, by pydantic's name of the error."""
 
-_OF_A_STUDY = frozenset(("body", "recipe", name) for name in ("methods", "rows", "grid", "base"))
-"""Where a study stands in place of a job's recipe."""
-
+_OF_A_STUDY = frozenset({"methods", "rows", "grid", "base"})
 _STUDY = (
     "makes it a study, which is a job for each row or method: submit the file with `dress submit`, or post each of its "
     "recipes as a job of its own, with one `method`"
 )
+
+_SEARCH = "makes it a search: submit the file with `dress search submit`, or post it to /v1/searches as `search`"
+
+_ABOUT_A_FIELD = re.compile(r"([a-z_]+)((?:\.[a-z0-9_]+)*): (.*)", re.DOTALL)
+"""How a contract's complaint begins that is about one of its fields."""
+
+_SAID = frozenset({"value_error", "assertion_error"})
+"""What a contract says in its own words."""
 
 _RANGE_ERRORS = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal"})
 _BOUNDS = (
@@ -52,15 +60,15 @@ _BOUNDS = (
 )
 
 
-def explain(errors: Sequence[Any], body: Any, model: type[BaseModel]) -> list[ProblemItem]:
+def explain(errors: Sequence[Any], body: Any, body_type: Any) -> list[ProblemItem]:
     """Each error of a request, in the words of the API.
 
     Args:
         errors: as pydantic lists them, places starting with `body`, `query`, `header` or `path`.
         body: what the caller sent, to tell fields from the names of union members in those places.
-        model: the body's model, for the names and ranges that would have been right.
+        body_type: what the route reads, for the names and ranges that would have been right.
     """
-    return [_item(error, body, model) for error in errors]
+    return [_item(error, body, body_type) for error in errors]
 
 
 def pointer(parts: Sequence[str | int]) -> str:
@@ -96,7 +104,7 @@ def _is_clean(text: str) -> bool:
     return not any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in text)
 
 
-def _item(error: Any, body: Any, model: type[BaseModel]) -> ProblemItem:
+def _item(error: Any, body: Any, body_type: Any) -> ProblemItem:
     where, *rest = error["loc"]
     if where != "body":
         return ProblemItem(parameter=str(rest[-1]) if rest else str(where), detail=_detail(error, {}))
@@ -106,7 +114,11 @@ def _item(error: Any, body: Any, model: type[BaseModel]) -> ProblemItem:
         remedy = "send one, with the header Content-Type: application/json"
         return ProblemItem(pointer="", detail=f"is no JSON object; {remedy}")
     parts = _present(rest, body, is_missing=error["type"] == "missing")
-    return ProblemItem(pointer=pointer(parts), detail=_detail(error, _schema_at(model, parts, body)))
+    schema = _schema_at(body_type, parts, body)
+    detail = _misplaced(error, body) or _detail(error, schema)
+    if error["type"] in _SAID and parts[:1] == ["search"]:  # a recipe's complaints are about how its fields go together
+        parts, detail = _nearer(parts, detail, body, schema)
+    return ProblemItem(pointer=pointer(parts), detail=detail)
 
 
 def _present(place: Sequence[str | int], body: Any, *, is_missing: bool) -> list[str | int]:
@@ -124,6 +136,30 @@ def _present(place: Sequence[str | int], body: Any, *, is_missing: bool) -> list
     return parts
 
 
+def _nearer(parts: list[str | int], detail: str, body: Any, schema: Mapping[str, Any]) -> tuple[list[str | int], str]:
+    """A contract's complaint told at the field that it is about: `trials: how many?`, `space.method.ratio: ...`."""
+    about = _ABOUT_A_FIELD.fullmatch(detail)
+    here = body
+    for part in parts:
+        here = _part_of(here, part)
+    if about is None or not isinstance(here, dict) or about[1] not in schema.get("properties", {}):
+        return parts, detail
+    field, rest = about[1], about[2][1:]
+    inner = here.get(field)
+    names = [rest] if isinstance(inner, dict) and rest in inner else rest.split(".") if rest else []
+    return [*parts, field, *names], about[3]
+
+
+def _misplaced(error: Any, body: Any) -> str | None:
+    """What to do with a field that no recipe has, but a study or a search."""
+    where = tuple(error["loc"])
+    if error["type"] != "extra_forbidden" or where[:2] != ("body", "recipe") or len(where) != 3:
+        return None
+    if "space" in body["recipe"]:
+        return _SEARCH if where[2] in Search.model_fields else None
+    return _STUDY if where[2] in _OF_A_STUDY else None
+
+
 def _detail(error: Any, schema: Mapping[str, Any]) -> str:
     kind, context, given = error["type"], error.get("ctx", {}), error.get("input")
     if kind in _RANGE_ERRORS:
@@ -135,12 +171,12 @@ def _detail(error: Any, schema: Mapping[str, Any]) -> str:
         return f"{_shown(context['tag'])} is not known; choose one of {choices} as {_ticked(context['discriminator'])}"
     if kind == "union_tag_not_found":
         return f"needs the field {_ticked(context['discriminator'])}; add it"
-    if kind == "extra_forbidden" and tuple(error["loc"]) in _OF_A_STUDY:
-        return _STUDY
     if kind == "extra_forbidden":
         return _unknown_field(str(error["loc"][-1]), schema)
-    if kind in ("value_error", "assertion_error"):
+    if kind in _SAID:
         return str(error["msg"]).split(", ", 1)[-1]
+    if kind == "missing" and isinstance(error["loc"][-1], int):
+        return "has too few entries; add what is missing"
     if kind in ("string_too_short", "string_too_long", "too_short", "too_long"):
         return _length(kind, context)
     if kind == "string_pattern_mismatch":
@@ -182,20 +218,20 @@ def _ticked(name: str) -> str:
 
 
 @cache
-def _schema(model: type[BaseModel]) -> dict[str, Any]:
-    return model.model_json_schema()
+def _schema(body_type: Any) -> dict[str, Any]:
+    return TypeAdapter(body_type).json_schema()
 
 
-def _schema_at(model: type[BaseModel], parts: Sequence[str | int], body: Any) -> dict[str, Any]:
+def _schema_at(body_type: Any, parts: Sequence[str | int], body: Any) -> dict[str, Any]:
     """All that the body's JSON schema says at a place; for an unknown field, what it says of the object around."""
-    here, value = [_schema(model)], body
+    here, value = [_schema(body_type)], body
     for part in parts:
-        inner = [child for node in here for each in _members(node, model, value) for child in _children(each, part)]
+        inner = [child for node in here for each in _members(node, body_type, value) for child in _children(each, part)]
         if not inner:
             break
         here, value = inner, _part_of(value, part)
     merged: dict[str, Any] = {}
-    for each in (member for node in here for member in _members(node, model, value)):
+    for each in (member for node in here for member in _members(node, body_type, value)):
         merged = {**merged, **each, "properties": {**merged.get("properties", {}), **each.get("properties", {})}}
     return merged
 
@@ -205,6 +241,8 @@ def _children(node: Mapping[str, Any], part: str | int) -> Iterator[dict[str, An
         yield node["items"]
     elif part in node.get("properties", {}):
         yield node["properties"][part]
+    else:
+        yield from node.get("patternProperties", {}).values()
 
 
 def _part_of(value: Any, part: str | int) -> Any:
@@ -214,14 +252,14 @@ def _part_of(value: Any, part: str | int) -> Any:
     return value[part] if is_there else None
 
 
-def _members(node: dict[str, Any], model: type[BaseModel], value: Any) -> Iterator[dict[str, Any]]:
+def _members(node: dict[str, Any], body_type: Any, value: Any) -> Iterator[dict[str, Any]]:
     """The node itself with references followed, and the members of its unions: all, or the one that the value names."""
     if "$ref" in node:
-        yield from _members(_schema(model)["$defs"][node["$ref"].rsplit("/", 1)[-1]], model, value)
+        yield from _members(_schema(body_type)["$defs"][node["$ref"].rsplit("/", 1)[-1]], body_type, value)
         return
     yield node
     said = node.get("discriminator", {})
     named = said.get("mapping", {}).get(value.get(said["propertyName"])) if said and isinstance(value, dict) else None
     members = [{"$ref": named}] if named else [*node.get("anyOf", []), *node.get("oneOf", [])]
     for member in members:
-        yield from _members(member, model, value)
+        yield from _members(member, body_type, value)

@@ -29,6 +29,23 @@ _MEANINGS: Mapping[int, str] = {
 
 _REF = "#/components/schemas/"
 
+_STORED = (
+    ("Job", "recipe", "Recipe"),
+    ("Job", "results", "Results"),
+    ("Plan", "recipe", "Recipe"),
+    ("QueuedSearch", "search", "Search"),
+    ("BestTrial", "recipe", "Recipe"),
+    ("Trial", "results", "Results"),
+)
+"""What the server gives back as it was stored; what it looks like is told by its contract."""
+
+_IN_WORDS = {
+    "Dimension": "loguniform(1e-5, 1e-1)",
+    "Objective": "perplexity.wikitext2 min",
+    "Constraint": "parameters <= 0.75 dense",
+}
+"""Parts of a search that may be written as a text, each with an example."""
+
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The documentation of a route's errors: those named, and those that any route may have."""
@@ -57,13 +74,23 @@ def describe(app: FastAPI) -> dict[str, Any]:
             made = model.model_json_schema(ref_template=_REF + "{model}")
             schemas.update(made.pop("$defs", {}))
             schemas[model.__name__] = made
-        # The server gives recipe and results back as they were stored; what they look like is told by their contracts.
-        for body, name, contract in (
-            ("Job", "recipe", "Recipe"),
-            ("Job", "results", "Results"),
-            ("Plan", "recipe", "Recipe"),
-        ):
+        for body, name, contract in _STORED:
             told = schemas[body]["properties"][name]
-            schemas[body]["properties"][name] = {"$ref": _REF + contract, "description": told["description"]}
+            shape: dict[str, Any] = {"$ref": _REF + contract}
+            if {"type": "null"} in told.get("anyOf", ()):
+                shape = {"anyOf": [shape, {"type": "null"}]}
+            schemas[body]["properties"][name] = {**shape, "description": told["description"]}
+        _add_words(schemas)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _add_words(schemas: dict[str, Any]) -> None:
+    """Tell the short forms of a search's parts, which are put into their full form before they are validated."""
+    for name, example in _IN_WORDS.items():
+        words = {"type": "string", "description": "The same in words.", "examples": [example]}
+        schemas[name] = {"title": name, "anyOf": [schemas[name], words]}
+    search = schemas["Search"]["properties"]
+    one = {"$ref": f"{_REF}Objective"}
+    search["objective"] = {"description": search["objective"].pop("description"), "anyOf": [search["objective"], one]}
+    search["scheduler"]["anyOf"].append({"enum": ["asha", "median", "none"]})

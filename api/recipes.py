@@ -1,4 +1,4 @@
-"""Reads recipe and study files for submission: local paths become absolute, for the server runs in another folder."""
+"""Reads recipe, study and search files for submission: local paths become absolute, for the server runs elsewhere."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
+from workers.contracts.fields import with_change
 from workers.contracts.recipe import parse_yaml
+from workers.contracts.search import Dimension
 from workers.contracts.study import with_settings
 from workers.errors import RecipeError
 
@@ -29,10 +32,11 @@ def read_recipe(file: Path, settings: Iterable[str] = ()) -> dict[str, Any]:
 
 
 def read_file(file: Path, settings: Iterable[str] = ()) -> dict[str, Any]:
-    """The plain values of a recipe or a study; `-` reads the standard input.
+    """The plain values of a recipe, a study or a search; `-` reads the standard input.
 
     Args:
-        settings: fields to set anew, each as `FIELD=VALUE`.
+        settings: fields to set anew, each as `FIELD=VALUE`: the recipe's, of a study those of its base, and of a search
+            its own (`trials=8`) or, where it has none of that name, those of its base.
 
     Raises:
         BadFile: it cannot be read, is no YAML, or holds something else than named fields.
@@ -58,6 +62,20 @@ def with_absolute_paths(recipe: dict[str, Any]) -> dict[str, Any]:
     return recipe
 
 
+def search_with_absolute_paths(search: dict[str, Any]) -> dict[str, Any]:
+    """The search itself, the local paths of its base and of the values that it tries made absolute."""
+    if isinstance(search.get("base"), dict):
+        with_absolute_paths(search["base"])
+    space = search["space"] if isinstance(search.get("space"), dict) else {}
+    for field, dimension in space.items():
+        if choice := _choice(dimension):
+            space[field] = {"choice": [_absolute_at(str(field), value) for value in choice]}
+    for point in search["first"] if isinstance(search.get("first"), list) else ():
+        for field, value in point.items() if isinstance(point, dict) else ():
+            point[field] = _absolute_at(str(field), value)
+    return search
+
+
 def absolute(path: str) -> str:
     """A local path made absolute; a hub id (which names nothing here) as it is."""
     is_local = path.startswith((".", "~")) or os.path.exists(path)
@@ -73,3 +91,22 @@ def _paths(recipe: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     for holder, field in holders:
         if isinstance(holder, dict) and isinstance(holder.get(field), str) and holder[field]:
             yield holder, field
+
+
+def _choice(dimension: Any) -> list[Any] | None:
+    """The values that are listed one by one, in words too; what is wrong with them is for the server to say."""
+    try:
+        return Dimension.model_validate(dimension).choice
+    except ValidationError:
+        return None
+
+
+def _absolute_at(field: str, value: Any) -> Any:
+    """A value of a recipe's field, its paths made absolute."""
+    try:
+        place = with_absolute_paths(with_change({}, field, value))
+    except RecipeError:
+        return value
+    for part in field.split("."):
+        place = place[part]
+    return place

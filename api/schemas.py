@@ -69,15 +69,9 @@ LabelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-
 LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?)?$")]
 
 
-class JobRequest(Contract):
-    """A recipe to queue, and what to remember it by."""
+class Submission(Contract):
+    """What to remember a thing by that is queued."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"recipe": EXAMPLE_RECIPE, "labels": {"team": "compression"}, "priority": 0}]}
-    )
-
-    recipe: Recipe
-    """All that the job asks for."""
     metadata: Annotated[dict[Annotated[str, Field(max_length=255)], JsonValue], Field(max_length=64)] = {}
     """Free JSON of yours, kept and given back unread."""
     labels: Annotated[dict[LabelName, LabelValue], Field(max_length=32)] = {}
@@ -86,8 +80,19 @@ class JobRequest(Contract):
     """Higher runs sooner; equal priorities run first come, first served."""
 
 
-class JobFault(Answer):
-    """Why a job failed."""
+class JobRequest(Submission):
+    """A recipe to queue, and what to remember it by."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"recipe": EXAMPLE_RECIPE, "labels": {"team": "compression"}, "priority": 0}]}
+    )
+
+    recipe: Recipe
+    """All that the job asks for."""
+
+
+class Fault(Answer):
+    """Why something failed."""
 
     code: str
     """Stable name of the error."""
@@ -113,7 +118,7 @@ class Job(Answer):
     """The stage now running."""
     reason: str | None
     """Why the job is in its status, where that needs a word (such as what a queued job waits for)."""
-    error: JobFault | None
+    error: Fault | None
     recipe: dict[str, Any]
     """The complete recipe, with every default spelled out."""
     results: dict[str, Any]
@@ -134,16 +139,17 @@ class JobList(Page[Job]):
 
 
 class Attempt(Answer):
-    """One leased try at a job."""
+    """One leased try at a job or a search."""
 
     id: str
     object: Literal["attempt"] = "attempt"
     job_id: str
+    """The job, or the search."""
     number: int
-    """The job's attempts count from 1."""
+    """From 1."""
     outcome: str | None
     """How it ended; `null` while it runs."""
-    error: JobFault | None
+    error: Fault | None
     started_at: datetime
     ended_at: datetime | None
     node: str | None
@@ -151,11 +157,11 @@ class Attempt(Answer):
 
 
 class AttemptList(Page[Attempt]):
-    """A job's attempts, first one first."""
+    """The attempts at a job or a search, first one first."""
 
 
 class Event(Answer):
-    """A fact about a job, never edited."""
+    """A fact about a job or a search, never edited."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -177,10 +183,11 @@ class Event(Answer):
     id: str
     object: Literal["event"] = "event"
     job_id: str
+    """The job, or the search."""
     number: int
-    """The job's events count from 1 without gaps; this is the `id:` of the event stream."""
+    """Events count from 1 without gaps; this is the `id:` of the event stream."""
     type: str
-    """What happened. `job_succeeded`, `job_failed` and `job_cancelled` are final."""
+    """What happened. `job_succeeded`, `job_failed` and `job_cancelled` are final, of a search too."""
     created_at: datetime
     attempt_id: str | None
     """The attempt that reported it; `null` for what the service itself did."""
@@ -189,11 +196,11 @@ class Event(Answer):
 
 
 class EventList(Page[Event]):
-    """A job's events, oldest first."""
+    """Events of a job or a search, oldest first."""
 
 
 class Artifact(Answer):
-    """A file that a job left."""
+    """A file that a job or a search left."""
 
     object: Literal["artifact"] = "artifact"
     path: str
@@ -207,7 +214,7 @@ class Artifact(Answer):
 
 
 class ArtifactList(Page[Artifact]):
-    """The manifest: every file that the job left, by path."""
+    """The manifest: every file that was left, by path."""
 
 
 class ProblemItem(Answer):

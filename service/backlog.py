@@ -3,16 +3,24 @@
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, or_, select, tuple_
+from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from service.database.clock import database_now
-from service.database.tables import Attempt, Event, Job
+from service.database.tables import Attempt, Event, Job, Search
 from service.domain.job import LEASED, Status
 from workers.contracts.recipe import Resources
 
 _LEASED = sorted(status.value for status in LEASED)
-_MILESTONES = ("stage_finished", "checkpoint_saved")
+_STOPPING = sorted(status.value for status in (Status.CANCELLING, Status.PAUSING))
+_MILESTONES = {
+    "stage_finished": ("stage", "subject"),
+    "checkpoint_saved": ("stage", "step"),
+    "trial_progressed": ("trial", "stage"),
+    "trial_reported": ("trial", "rung"),
+    "trial_finished": ("trial",),
+}
+"""Events that tell how far an attempt got, and which of their fields say where that is."""
 
 
 def waiting(session: Session, limit: int, after: Job | None = None) -> list[Job]:
@@ -38,9 +46,17 @@ def expired(session: Session, limit: int) -> list[tuple[str, str]]:
     return [(job_id, attempt_id) for job_id, attempt_id in session.execute(wanted)]
 
 
-def booked(session: Session) -> list[Resources]:
-    """What each attempt under way occupies, whoever leads it."""
-    return [resources(recipe) for recipe in session.scalars(select(Job.recipe).where(Job.status.in_(_LEASED)))]
+def booked(session: Session) -> list[tuple[Resources, int]]:
+    """What each attempt under way occupies, whoever leads it, and how many times at most."""
+    leased = select(Job.recipe, Job.slots).where(Job.status.in_(_LEASED))
+    return [(resources(recipe), slots) for recipe, slots in session.execute(leased)]
+
+
+def specs(session: Session, jobs: Iterable[Job]) -> dict[str, dict[str, Any]]:
+    """Of those that are searches, what is asked of them, by id."""
+    ids = [job.id for job in jobs if job.kind == "search"]
+    wanted = select(Search.id, Search.spec).where(Search.id.in_(ids))
+    return {search_id: spec for search_id, spec in session.execute(wanted)} if ids else {}
 
 
 def resources(recipe: dict[str, Any]) -> Resources:
@@ -51,30 +67,36 @@ def resources(recipe: dict[str, Any]) -> Resources:
 
 
 def tries(session: Session, job: Job) -> int:
-    """Attempts since the last one that got further than all before it, that one included.
+    """Attempts since the last one that got further than all before it, that one included, but for those that a pause
+    ended.
 
-    A stage finished or a checkpoint saved for the first time is further. Doing the same again is not: a job whose
-    worker dies again and again at one place ends, however much its attempts report.
+    A stage finished, a checkpoint saved, a rung or an end that a search's trial came to, each for the first time, is
+    further. Doing the same again is not: a job whose worker dies again and again at one place ends, however much its
+    attempts report.
     """
+    fields = sorted({name for names in _MILESTONES.values() for name in names})
     told = (
-        select(Attempt.number, Event.type, Event.body)
+        select(Attempt.number, Event.type, *(Event.body[name].as_string() for name in fields))
         .join(Attempt, Event.attempt_id == Attempt.id)
         .where(Event.job_id == job.id, Event.type.in_(_MILESTONES))
         .order_by(Event.number)
     )
     seen: set[tuple[Any, ...]] = set()
     furthest = 1
-    for number, type, body in session.execute(told):
-        milestone = (type, *(body.get(name) for name in ("stage", "subject", "step")))
+    for number, type, *values in session.execute(told):
+        body = dict(zip(fields, values, strict=True))
+        milestone = (type, *(body[name] for name in _MILESTONES[type]))
         if milestone not in seen:
             seen.add(milestone)
             furthest = number
-    return job.attempts - furthest + 1
+    of_job = (Attempt.job_id == job.id, Attempt.number >= furthest)
+    counted = select(func.count()).where(*of_job, func.coalesce(Attempt.outcome, "") != "paused")
+    return session.scalar(counted) or 0
 
 
-def cancelling(session: Session, owner: str) -> list[str]:
-    """The owner's jobs that shall be stopped."""
-    wanted = select(Job.id).where(Job.status == Status.CANCELLING.value, Job.lease_owner == owner)
+def stopping(session: Session, owner: str) -> list[str]:
+    """The owner's jobs whose worker shall be stopped."""
+    wanted = select(Job.id).where(Job.status.in_(_STOPPING), Job.lease_owner == owner)
     return list(session.scalars(wanted))
 
 

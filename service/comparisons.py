@@ -35,7 +35,8 @@ def chosen(session: Session, ids: Sequence[str], labels: Sequence[str]) -> tuple
     Of a study's row, picked by label, the newest job alone stands for it; a study's rows keep the order of its table.
     More than `MOST_ROWS` + 1 are never given.
     """
-    found = {job.id: job for job in session.scalars(select(Job).where(Job.id.in_(ids)))} if ids else {}
+    of_ids = select(Job).where(Job.kind == "job", Job.id.in_(ids))
+    found = {job.id: job for job in session.scalars(of_ids)} if ids else {}
     missing = [job_id for job_id in dict.fromkeys(ids) if job_id not in found]
     picked = {job_id: found[job_id] for job_id in ids if job_id in found}
     for label in labels:

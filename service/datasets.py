@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from sqlalchemy import ColumnElement, select, tuple_, update
 from sqlalchemy.orm import Session
@@ -159,20 +159,32 @@ def refer(session: Session, job_id: str, recipe: Recipe) -> None:
     Raises:
         InvalidRecipe: one was deleted since the recipe was resolved.
     """
-    fields = {text.dataset: field for field, text in reversed(list(_texts(recipe)))}
-    for dataset_id, field in sorted((each, field) for each, field in fields.items() if each is not None):
+    texts = reversed(list(_texts(recipe)))
+    refer_to(session, job_id, {text.dataset: f"{field}.dataset" for field, text in texts if text.dataset})
+
+
+def refer_to(session: Session, job_id: str, named: Mapping[str, str]) -> dict[str, str]:
+    """Note that a job needs data sets, each with the field that names it; the digests, by id.
+
+    Raises:
+        InvalidRecipe: there is no such data set, or it was deleted.
+    """
+    digests = {}
+    for dataset_id, field in sorted(named.items()):
         found = _locked(session, dataset_id)
         if found is None or found.deleted_at is not None:
             raise _unknown(dataset_id, field)
         session.add(JobDataset(job_id=job_id, dataset_id=dataset_id))
+        digests[dataset_id] = found.sha256
     session.flush()
+    return digests
 
 
 def _resolved(session: Session, uploads: Uploads, text: NamedText, field: str) -> dict[str, str]:
     assert text.dataset is not None  # noqa: S101  _texts yields no other
     found = session.get(Dataset, text.dataset)
     if found is None or found.deleted_at is not None:
-        raise _unknown(text.dataset, field)
+        raise _unknown(text.dataset, f"{field}.dataset")
     if text.dataset_sha256 not in (None, found.sha256):
         raise InvalidRecipe(f"{field}.dataset_sha256", f"{text.dataset} has the digest {found.sha256}; leave this out")
     if not uploads.holds(found.sha256):
@@ -185,7 +197,7 @@ def _resolved(session: Session, uploads: Uploads, text: NamedText, field: str) -
 
 def _unknown(dataset_id: str, field: str) -> InvalidRecipe:
     remedy = "upload it with `POST /v1/datasets`, or choose one that `GET /v1/datasets` lists"
-    return InvalidRecipe(f"{field}.dataset", f"there is no data set {dataset_id}; {remedy}")
+    return InvalidRecipe(field, f"there is no data set {dataset_id}; {remedy}")
 
 
 def _texts(recipe: Recipe) -> Iterator[tuple[str, NamedText]]:

@@ -1,12 +1,12 @@
-"""Jobs as a caller sees them: submit, look up, list, cancel."""
+"""Jobs as a caller sees them: submit, look up, list, cancel, pause, resume."""
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, select, tuple_
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service import datasets, queue
-from service.database.tables import Attempt, Job, JobLabel
+from service import datasets, entries, queue
+from service.database.tables import Attempt, Job
 from service.errors import NotFound
 from workers.contracts.recipe import Recipe
 
@@ -31,15 +31,12 @@ def submit(
 
 
 def get(session: Session, job_id: str) -> Job:
-    """One job.
+    """One job; a search is none.
 
     Raises:
         NotFound: there is none of this id.
     """
-    job = session.get(Job, job_id)
-    if job is None:
-        raise NotFound(f"there is no job {job_id}")
-    return job
+    return entries.get(session, "job", job_id)
 
 
 def listing(
@@ -56,19 +53,9 @@ def listing(
     Raises:
         NotFound: `after` names no job.
     """
-    conditions: list[ColumnElement[bool]] = []
-    if after is not None:
-        last = get(session, after)
-        conditions.append(tuple_(Job.created_at, Job.id) < tuple_(last.created_at, last.id))
-    if status is not None:
-        conditions.append(Job.status == status)
-    if label is not None:
-        conditions.append(_has_label(label))
-    if created_after is not None:
-        conditions.append(Job.created_at > created_after)
-    order = (Job.created_at.desc(), Job.id.desc())
-    found = list(session.scalars(select(Job).where(*conditions).order_by(*order).limit(limit + 1)))
-    return found[:limit], len(found) > limit
+    return entries.listing(
+        session, "job", limit=limit, after=after, status=status, label=label, created_after=created_after
+    )
 
 
 def cancel(session: Session, job_id: str) -> Job:
@@ -78,20 +65,35 @@ def cancel(session: Session, job_id: str) -> Job:
         NotFound: there is none of this id.
         Conflict: it has already succeeded or failed.
     """
-    return queue.cancel(session, job_id)
+    return queue.cancel(session, get(session, job_id).id)
+
+
+def pause(session: Session, job_id: str) -> Job:
+    """Pause a job: at once if it waits, as soon as its attempt has stopped if it runs. Its checkpoints stay.
+
+    Raises:
+        NotFound: there is none of this id.
+        Conflict: it has ended, or was told to cancel.
+    """
+    return queue.pause(session, get(session, job_id).id)
+
+
+def resume(session: Session, job_id: str) -> Job:
+    """Queue a paused job again, at its old place; it goes on from its last checkpoint.
+
+    Raises:
+        NotFound: there is none of this id.
+        Conflict: it has ended, or was told to cancel.
+    """
+    return queue.resume(session, get(session, job_id).id)
 
 
 def attempts(session: Session, job_id: str) -> list[Attempt]:
-    """The job's attempts, first to last.
+    """The attempts at a job or a search, first to last.
 
     Raises:
-        NotFound: there is no such job.
+        NotFound: there is neither of this id.
     """
-    get(session, job_id)
+    if session.get(Job, job_id) is None:
+        raise NotFound(f"there is no job {job_id}")
     return list(session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number)))
-
-
-def _has_label(label: str) -> ColumnElement[bool]:
-    key, given, value = label.partition("=")
-    found = select(JobLabel.job_id).where(JobLabel.job_id == Job.id, JobLabel.key == key)
-    return (found.where(JobLabel.value == value) if given else found).exists()

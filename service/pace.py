@@ -64,7 +64,8 @@ def rule_seconds(recipe: Recipe, effort: Effort, settings: Settings) -> float:
 
 def of_device(session: Session, kind: str, settings: Settings) -> Pace:
     """What the newest finished jobs tell of this kind of device (`cuda` or `cpu`)."""
-    newest = select(Job).where(Job.status == Status.SUCCEEDED.value, Job.attempts == 1)  # one try: nothing was resumed
+    undisturbed = (Job.kind == "job", Job.status == Status.SUCCEEDED.value, Job.attempts == 1)  # nothing was resumed
+    newest = select(Job).where(*undisturbed)
     measured: dict[str, list[tuple[float, float]]] = {}
     for job in session.scalars(newest.order_by(Job.created_at.desc(), Job.id.desc()).limit(JOBS)):
         for recipe, stage, effort, seconds in _runs(session, job):

@@ -36,7 +36,7 @@ def screened(recipe: Recipe, places: Places) -> Recipe:
         text.model_copy(update={"path": path})
         for text, path in zip(recipe.evaluate.perplexity, text_paths, strict=True)
     ]
-    source = recipe.model.source if folder is None else _absolute(recipe.model.source)
+    source = recipe.model.source if folder is None else absolute(recipe.model.source)
     return recipe.model_copy(
         update={
             "model": recipe.model.model_copy(update={"source": source}),
@@ -68,10 +68,11 @@ def _text(places: Places, path: str | None, field: str) -> str | None:
     if path is None:
         return None
     places.text_file(path, field)
-    return _absolute(path)
+    return absolute(path)
 
 
-def _absolute(path: str) -> str:
+def absolute(path: str) -> str:
+    """A path as any process finds it."""
     # Symbolic links stay as the user wrote them; the worker follows and confines them again.
     return str(Path(path).expanduser().absolute())
 

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.domain.lease import RetryRules
-from workers.actor import PIPELINE
+from workers.actor import ENGINE, PIPELINE
 from workers.contracts.places import Places
 
 Folders = Annotated[tuple[str, ...] | None, NoDecode]
@@ -37,6 +37,8 @@ class Settings(BaseSettings):
     """Largest text that may be uploaded as a data set, in bytes."""
     pipeline: str = PIPELINE
     """What an attempt runs, as `module:function`."""
+    search_engine: str = ENGINE
+    """What an attempt at a search runs, as `module:function`; each of its trials runs `pipeline`."""
     lease_seconds: Annotated[float, Field(gt=0)] = 15.0
     """Life of a lease without a heartbeat."""
     heartbeat_seconds: Annotated[float, Field(gt=0)] = 5.0

@@ -1,4 +1,4 @@
-"""`dress run FILE --out DIR`: a recipe or a study in this process, without a service and without Ray."""
+"""`dress run FILE --out DIR`: a recipe, a study or a search in this process, without a service and without Ray."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from workers import local_run, study_run
 from workers.contracts.base import field_path
 from workers.contracts.recipe import Recipe, parse_yaml
+from workers.contracts.search import Search, checked, is_search
 from workers.contracts.study import Study, expand, is_study, with_settings
 from workers.errors import RecipeError
 from workers.local_store import LocalStore
@@ -26,8 +27,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     try:
         plain = with_settings(parse_yaml(options.recipe.read_text(encoding="utf-8")), options.set)
-        wanted = Study.model_validate(plain) if is_study(plain) else Recipe.model_validate(plain)
+        wanted = _wanted(plain)
         rows = expand(wanted) if isinstance(wanted, Study) else []
+        if isinstance(wanted, Search):
+            checked(wanted)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         return _say(f"{options.recipe} could not be read: {error}", 2)
     except RecipeError as error:
@@ -36,6 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
         for flaw in error.errors():
             _say(f"{field_path(plain, flaw['loc'])}: {flaw['msg']}", 2)
         return 2
+    if isinstance(wanted, Search):
+        return _run_search(wanted, options)
     folders = [options.out / row.slug for row in rows] or [options.out]
     if stray := next(filter(None, map(local_run.stray_files, folders)), None):
         return _say(stray, 2)
@@ -47,8 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="dress run", description="Run a recipe or a study in this process.")
-    parser.add_argument("recipe", type=Path, help="a recipe or a study in YAML")
+    parser = argparse.ArgumentParser(prog="dress run", description="Run a recipe, a study or a search in this process.")
+    parser.add_argument("recipe", type=Path, help="a recipe, a study or a search in YAML")
     parser.add_argument("--out", type=Path, required=True, help="folder for results, models and resumable state")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
     parser.add_argument("--keep-models", action="store_true", help="of a study: keep each row's model/ too")
@@ -56,6 +61,23 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe or of the base"
     )
     return parser.parse_args(arguments)
+
+
+def _wanted(plain: Any) -> Recipe | Study | Search:
+    if is_search(plain):
+        return Search.model_validate(plain)
+    return Study.model_validate(plain) if is_study(plain) else Recipe.model_validate(plain)
+
+
+def _run_search(search: Search, options: argparse.Namespace) -> int:
+    from workers import search_run  # loads Optuna and matplotlib, which no recipe needs
+
+    try:
+        table, failure = search_run.run_search(search, options.out, tell=_say)
+    except ValueError as error:
+        return _say(str(error), 2)
+    print(table.json() if options.json else table.markdown())
+    return 1 if failure or table.best is None else 0
 
 
 def _run_recipe(recipe: Recipe, options: argparse.Namespace) -> int:

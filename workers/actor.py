@@ -26,18 +26,35 @@ from workers.contracts.store import ArtifactStore
 
 logger = logging.getLogger(__name__)
 
-Pipeline = Callable[[Recipe, ArtifactStore, Path, Places, str], Iterator[Event]]
-"""Recipe, store, an empty workspace, places, and the name under which stages are claimed."""
+Pipeline = Callable[..., Iterator[Event]]
+"""Recipe, store, an empty workspace, places, and the name under which stages are claimed; of a search's trial also
+`rungs`, see `workers.pipeline.run`."""
 
 PIPELINE = "workers.attempt:run"
 """What an attempt runs, as `module:function`. Named, not imported: only the worker's machine has torch."""
+
+ENGINE = "workers.tuning:run"
+"""What an attempt at a search runs: a function that takes the order and an empty workspace."""
 
 _WORKSPACES = "dress-workspaces"
 
 
 @dataclass(frozen=True)
+class SearchOrder:
+    """What an attempt at a search is told besides."""
+
+    spec: dict[str, Any]
+    """The search in plain form, see `workers.contracts.search.Search`."""
+    record: dict[str, Any]
+    """What earlier attempts left, see `workers.contracts.trials.SearchRecord`."""
+    concurrency: int
+    """Trials at once that the cluster has room for."""
+    engine: str = ENGINE
+
+
+@dataclass(frozen=True)
 class Order:
-    """What a dispatcher orders: one attempt at one recipe."""
+    """What a dispatcher orders: one attempt at one recipe, or at a search."""
 
     attempt_id: str
     owner: str
@@ -47,8 +64,17 @@ class Order:
     places: dict[str, Any]
     store: ArtifactStore
     pipeline: str = PIPELINE
+    """What runs the recipe; of a search, each trial's."""
     unpolled_seconds: float = 120.0
     """Nobody asking for so long, the attempt ends itself."""
+    rungs: tuple[float, ...] = ()
+    """Of a search's trial: where in its training it is to report, see `workers.pipeline.run`."""
+    search: SearchOrder | None = None
+    """Given, the order is for a search, and `recipe` is its base with the resources of one trial."""
+
+
+Engine = Callable[[Order, Path], Iterator[Event]]
+"""An order for a search, and an empty workspace."""
 
 
 class Shell:
@@ -73,6 +99,11 @@ class Shell:
         with self._changed:
             self._stopped.set()
             self._changed.notify_all()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the pipeline's thread to end; whether it has."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def events(self, after: int, wait_seconds: float) -> dict[str, Any]:
         """The events that follow sequence `after`, waiting for the first if there is none.
@@ -130,11 +161,15 @@ class Shell:
         return _broken("the pipeline ended without a last word")
 
     def _pipeline(self, folder: Path) -> Generator[Event]:
-        module, _, function = self._order.pipeline.partition(":")
-        run: Pipeline = getattr(importlib.import_module(module), function)
+        if self._order.search is not None:
+            engine: Engine = _named(self._order.search.engine)
+            yield from engine(self._order, folder)
+            return
+        run: Pipeline = _named(self._order.pipeline)
         recipe = Recipe.model_validate(self._order.recipe)
         places = Places.model_validate(self._order.places)
-        yield from run(recipe, self._order.store, folder, places, self._order.owner)
+        told = {"rungs": self._order.rungs} if self._order.rungs else {}  # only a search's pipelines know the word
+        yield from run(recipe, self._order.store, folder, places, self._order.owner, **told)
 
     def _tell(self, event: Event) -> None:
         with self._changed:
@@ -159,6 +194,12 @@ class AttemptActor(Shell):
                 self._changed.wait(left)
         logger.warning("attempt %s: nobody has asked for %s s", self._order.attempt_id, self._order.unpolled_seconds)
         os._exit(0)
+
+
+def _named(place: str) -> Any:
+    """The function at `module:function`."""
+    module, _, function = place.partition(":")
+    return getattr(importlib.import_module(module), function)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from workers.contracts.events import Event, Failed
@@ -15,7 +15,9 @@ from workers.errors import OutOfMemory, Transient, WorkerError
 log = logging.getLogger(__name__)
 
 
-def run(recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places, owner: str) -> Iterator[Event]:
+def run(
+    recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places, owner: str, rungs: Sequence[float] = ()
+) -> Iterator[Event]:
     """The pipeline's events, closed by exactly one `Succeeded` or `Failed`.
 
     torch and transformers are imported here, not with the module: the process that holds leases never loads them.
@@ -23,7 +25,7 @@ def run(recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places, o
     try:
         from workers import pipeline
 
-        yield from pipeline.run(recipe, store, workspace, places, owner)
+        yield from pipeline.run(recipe, store, workspace, places, owner, rungs)
     except Exception as error:
         failure = _classified(error, recipe)
         if failure is not error:  # nobody foresaw it: where it came from will be wanted

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from workers.contracts.events import (
 )
 from workers.contracts.places import Places
 from workers.contracts.recipe import Recipe
-from workers.contracts.results import Results
+from workers.contracts.results import Results, StoredFile
 from workers.local_store import LocalStore
 
 Tell = Callable[[str], object]
@@ -97,8 +97,13 @@ def _lines(event: Event) -> list[str]:
 
 
 def _place(artifact: ArtifactStored, store: LocalStore, out: Path, *, keep_model: bool) -> None:
-    """Put the files in place of an earlier run's, once all of them are there."""
-    files = [stored for stored in artifact.files if keep_model or not stored.path.startswith("model/")]
+    place_files([file for file in artifact.files if keep_model or not file.path.startswith("model/")], store, out)
+
+
+def place_files(files: Iterable[StoredFile], store: LocalStore, out: Path) -> None:
+    """Put stored files into a folder, in place of an earlier run's, once all of them are there."""
+    out.mkdir(parents=True, exist_ok=True)
+    files = list(files)
     with tempfile.TemporaryDirectory(prefix="dress-", dir=out) as draft:
         for stored in files:
             store.fetch(stored, Path(draft))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -44,12 +44,14 @@ from workers.planning.plan import stages_of
 from workers.planning.room import predicted_bytes, require_room
 from workers.stages.basis import basis
 from workers.stages.benchmark import benchmark
+from workers.stages.covariance import covariance
 from workers.stages.evaluate import Evaluation
 from workers.stages.outcome import Meter, StageRun
 from workers.stages.prune import prune
 from workers.stages.record import RECORDS
 from workers.stages.recover import recover
 from workers.stages.regularize import regularize
+from workers.stages.rungs import told_again
 from workers.stages.zero_shot import Examination
 from workers.workbench import Workbench
 
@@ -98,16 +100,20 @@ class Evaluating:
         return list(self.parts.values())
 
 
-def run(recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places, owner: str) -> Iterator[Event]:
+def run(
+    recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places, owner: str, rungs: Sequence[float] = ()
+) -> Iterator[Event]:
     """Run a recipe to its end. The last event is `Succeeded`; the model is in the store as the artifact `model/`.
 
     Args:
         workspace: an empty folder for working files; the caller removes it.
         owner: who claims a stage's computation; attempts at one job share it.
+        rungs: fractions of the recipe's training steps at which `cut_loss` is told (see `workers.stages.rungs`). They
+            decide no result.
     Raises:
         RecipeError, OutOfMemory, Transient: see `workers.errors`; torch's and Python's own memory errors pass through.
     """
-    bench = Workbench(recipe, store, workspace, places)
+    bench = Workbench(recipe, store, workspace, places, rungs)
     finished: dict[str, StageResult] = {}
     stages = plan(bench, finished)
     results = Results(sequence_length=bench.sequence_length)
@@ -120,6 +126,8 @@ def run(recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places, o
         started = time.monotonic()
         result, reused = yield from _result_of(stage, bench, owner)
         finished[stage.key] = result
+        if reused:
+            yield from told_again(bench, stage.name, result)
         if result.memory:
             results = results.with_memory(stage.name, result.memory)
         for subject, measurement in result.measurements.items():
@@ -149,8 +157,13 @@ def _early_checks(bench: Workbench, missing: list[Stage | Evaluating]) -> Iterat
         require_room(bench.recipe, bench.dense_folder, bench.device, [(stage.name, stage.subject) for stage in missing])
     except (AttributeError, LookupError) as error:
         yield Notice(message=f"whether the job fits in memory is not known beforehand: {error}")
-    if any(stage.name in ("basis", "regularize", "recover") for stage in missing):
+    if any(stage.name in ("covariance", "basis", "regularize", "recover") for stage in missing):
         _ = bench.sequences
+        if bench.rungs and not bench.has_validation_sequences:
+            yield Notice(
+                message="data.samples takes the whole corpus, so cut_loss is measured on text that is trained on, the "
+                "end of the recover share; with a few samples fewer it would be on other text"
+            )
 
 
 def plan(bench: Workbench, finished: dict[str, StageResult]) -> list[Stage | Evaluating]:
@@ -165,25 +178,22 @@ def plan(bench: Workbench, finished: dict[str, StageResult]) -> list[Stage | Eva
     folders: dict[Subject, Callable[[], Path]] = {"dense": lambda: bench.dense_folder, "pruned": left_by("prune")}
     folders |= {"recovered": left_by("recover")} if "recover" in keys else {}
 
-    def prepared() -> Path | None:
-        return left_by("basis")() if "basis" in keys else None
+    def if_planned(name: StageName) -> Path | None:
+        return left_by(name)() if name in keys else None
 
-    def start(name: StageName, key: str) -> StageRun:
-        if name == "basis":
-            return basis(bench, key)
-        if name == "regularize":
-            return regularize(bench, key, prepared())
-        if name == "prune":
-            return prune(bench, key, left_by("regularize")(), prepared())
-        if name == "recover" and recipe.recover.kind != "none":
-            return recover(bench, key, folders["pruned"](), recipe.recover)
-        return benchmark(bench, {each: folder() for each, folder in folders.items()})
-
+    starts: dict[StageName, Callable[[str], StageRun]] = {
+        "covariance": lambda key: covariance(bench, key),
+        "basis": lambda key: basis(bench, key, if_planned("covariance")),
+        "regularize": lambda key: regularize(bench, key, if_planned("basis")),
+        "prune": lambda key: prune(bench, key, left_by("regularize")(), if_planned("basis")),
+        "recover": lambda key: recover(bench, key, folders["pruned"]()),
+        "benchmark": lambda _key: benchmark(bench, {each: folder() for each, folder in folders.items()}),
+    }
     stages: list[Stage | Evaluating] = []
     for stage in planned:
         name, key, subject = stage.name, _sure(stage.key), stage.subject
         if subject is None:
-            stages.append(Stage(name, key, partial(start, name, key)))
+            stages.append(Stage(name, key, partial(starts[name], key)))
         else:
             meter = partial(METERS[name], bench, subject, folders[subject])
             stages.append(Evaluating(name, key, meter, subject, {part.name: _sure(part.key) for part in stage.parts}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,9 @@ from workers.training.adapters import check_targets
 if TYPE_CHECKING:
     from workers.tasks.harness import Prepared
 
+VALIDATION_SEQUENCES = 16
+"""So many sequences, at most, stand apart from those that are trained on."""
+
 
 class Workbench:
     """One attempt's surroundings. Making it checks all of the recipe that can be checked before time is spent.
@@ -36,8 +40,11 @@ class Workbench:
         RecipeError: a source is missing or unsuitable.
     """
 
-    def __init__(self, recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places) -> None:
-        self.recipe, self.store, self.workspace = recipe, store, workspace
+    def __init__(
+        self, recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places, rungs: Sequence[float] = ()
+    ) -> None:
+        """`rungs`: see `pipeline.run`."""
+        self.recipe, self.store, self.workspace, self.rungs = recipe, store, workspace, tuple(rungs)
         self.device = _device(recipe)
         self.dense_folder = checkpoints.locate(recipe.model, places)
         self.config = checkpoints.load_config(self.dense_folder)
@@ -87,15 +94,37 @@ class Workbench:
         return self.recipe.data.resolved_sequence_length(getattr(self.config, "max_position_embeddings", None))
 
     @cached_property
+    def _drawn(self) -> Tensor:
+        """Those that are trained on, then those that are not: token ids [samples or a few more, sequence_length]."""
+        samples, length, seed = self.recipe.data.samples, self.sequence_length, self.recipe.seed
+        draw = sampling.draw_overlapping if self.recipe.data.sampling == "overlapping" else sampling.draw
+        return draw(self.training_text, self.tokenizer, samples, length, seed, VALIDATION_SEQUENCES)
+
+    @property
     def sequences(self) -> Tensor:
         """Token ids [samples, sequence_length], the regularize share first.
 
         Raises:
             RecipeError: the corpus has fewer sequences than asked for.
         """
-        samples, length = self.recipe.data.samples, self.sequence_length
-        drawn = sampling.draw_overlapping if self.recipe.data.sampling == "overlapping" else sampling.draw
-        return drawn(self.training_text, self.tokenizer, samples, length, self.recipe.seed)
+        return self._drawn[: self.recipe.data.samples]
+
+    @property
+    def has_validation_sequences(self) -> bool:
+        """Whether the corpus has sequences beside those that are trained on."""
+        return len(self._drawn) > self.recipe.data.samples
+
+    @property
+    def validation_sequences(self) -> Tensor:
+        """Token ids [at most `VALIDATION_SEQUENCES`, sequence_length]: those that the seed would draw next.
+
+        Overlapping ones begin where no other does, and may share tokens with others. Where the corpus has none left,
+        the last of the recover share, or of all where there is no such share.
+        """
+        if self.has_validation_sequences:
+            return self._drawn[self.recipe.data.samples :]
+        seen = self.recover_sequences if self.recipe.data.recover_samples else self.sequences
+        return seen[-VALIDATION_SEQUENCES:]
 
     @property
     def regularize_sequences(self) -> Tensor:

@@ -10,12 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from api.console import err, fail, out, server
-from workers.comparison.comparison import ENDINGS, Comparison, TableForm, fault_lines
+from api.saving import SaveOption, saved
+from workers.comparison.comparison import Comparison, fault_lines
 
 MOST_BESIDE = 6
 """Jobs that stand beside each other, a column each; more stand below each other."""
-
-_FORMS: dict[str, TableForm] = {f".{ending}": form for form, ending in ENDINGS.items()}
 
 
 def compare(
@@ -27,13 +26,7 @@ def compare(
     form: Annotated[
         Literal["table", "markdown", "csv", "json"], typer.Option("--format", help="How it is told on stdout.")
     ] = "table",
-    save: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE|DIR",
-            help="Write it too: a .md, .csv or .json file, or all forms and figures into a folder.",
-        ),
-    ] = None,
+    save: SaveOption = None,
     sort: Annotated[
         str | None,
         typer.Option(metavar="COLUMN", help="Order the rows by it, such as parameters; -COLUMN: greatest first."),
@@ -47,31 +40,18 @@ def compare(
         if not made.rows:
             fail(f"no job has the label {' or '.join(label or [])}")
         if save is not None:
-            err().print(f"written: {', '.join(_saved(made, save))}", highlight=False, markup=False)
+            files = saved(save, made.told, lambda folder: _drawn(made, folder))
+            err().print(f"written: {', '.join(files)}", highlight=False, markup=False)
     if form == "table":
         _show(made)
     else:
         typer.echo(made.told(form).rstrip("\n"))
 
 
-def _saved(made: Comparison, place: Path) -> list[str]:
-    """The files written: one of the form that the name's ending says, or all into a folder."""
-    if place.suffix in _FORMS:
-        place.write_text(made.told(_FORMS[place.suffix]), encoding="utf-8", newline="")
-        return [str(place)]
-    if place.suffix and not place.is_dir():
-        fail(
-            f"--save {place}: the ending tells the form; take {', '.join(_FORMS)}, or a folder for all",
-            status=2,
-        )
+def _drawn(made: Comparison, folder: Path) -> list[Path]:
     from workers.comparison.drawing import write_figures  # loads matplotlib
 
-    place.mkdir(parents=True, exist_ok=True)
-    made.write(place)
-    return [
-        *(str(place / f"table.{ending}") for ending in ENDINGS.values()),
-        *map(str, write_figures(made.rows, place)),
-    ]
+    return write_figures(made.rows, folder)
 
 
 def _show(made: Comparison) -> None:

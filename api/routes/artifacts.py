@@ -1,10 +1,11 @@
-"""What a job left, over HTTP: the manifest, and the files with ranges and digests."""
+"""What a job or a search left, over HTTP: the manifest, and the files with ranges and digests."""
 
 from __future__ import annotations
 
 import base64
 import os
 import re
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path as FilePath
 from typing import Annotated, Any
@@ -16,16 +17,16 @@ from starlette.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
 from api.conditional import already_has, strong_etag
-from api.dependencies import JobId, Wired, caller
+from api.dependencies import JobId, SearchId, Wired, Wiring, caller
 from api.errors import problem
 from api.openapi import problems
+from api.owners import JOB, SEARCH, Owner
 from api.schemas import Artifact, ArtifactList, instant
-from service import jobs
 from service.artifacts import catalog
 from service.database import tables
 from service.errors import NotFound
 
-router = APIRouter(prefix="/v1/jobs", tags=["artifacts"], dependencies=[Depends(caller)])
+router = APIRouter(tags=["artifacts"], dependencies=[Depends(caller)])
 
 _RANGES = re.compile(r"bytes\s*=\s*(\d*-\d*(?:\s*,\s*\d*-\d*)*)", re.IGNORECASE)
 _MEDIA_TYPES = {".json": "application/json", ".txt": "text/plain; charset=utf-8", ".md": "text/plain; charset=utf-8"}
@@ -48,46 +49,83 @@ _FILE: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/{job_id}/artifacts", operation_id="list_artifacts", responses=problems(401, 404, 503))
-def manifest(wiring: Wired, job_id: JobId) -> ArtifactList:
+_MANIFEST = problems(401, 404, 503)
+_DOWNLOAD = problems(401, 404, 416, 503) | _FILE
+
+
+@dataclass(frozen=True)
+class File:
+    """Which file a request asks for, and what of it."""
+
+    request: Request
+    path: Annotated[str, Path(description="As the manifest names it, such as `model/config.json`.")]
+    if_none_match: Annotated[str | None, Header(description="ETag that you have.")] = None
+    range: Annotated[str | None, Header(description="Such as `bytes=1000-`.")] = None
+    if_range: Annotated[str | None, Header(description="Ranges only of this ETag.")] = None
+
+
+Asked = Annotated[File, Depends()]
+
+
+@router.get(JOB.root + "/{job_id}/artifacts", operation_id="list_artifacts", responses=_MANIFEST)
+def of_job(wiring: Wired, job_id: JobId) -> ArtifactList:
     """Every file that the job left, with size and digest."""
+    return _manifest(wiring, JOB, job_id)
+
+
+@router.get(SEARCH.root + "/{search_id}/artifacts", operation_id="list_search_artifacts", responses=_MANIFEST)
+def of_search(wiring: Wired, search_id: SearchId) -> ArtifactList:
+    """Every file that the search left, with size and digest: of the trials that its `keep` names."""
+    return _manifest(wiring, SEARCH, search_id)
+
+
+def _manifest(wiring: Wiring, owner: Owner, owner_id: str) -> ArtifactList:
     with wiring.database.reading() as session:
-        jobs.get(session, job_id)
-        return ArtifactList(data=[_answer(row) for row in catalog.manifest(session, job_id)], has_more=False)
+        owner.find(session, owner_id)
+        rows = catalog.manifest(session, owner_id)
+        return ArtifactList(data=[_answer(row, owner) for row in rows], has_more=False)
 
 
-@router.head("/{job_id}/artifacts/{path:path}", include_in_schema=False)
+@router.head(JOB.root + "/{job_id}/artifacts/{path:path}", include_in_schema=False)
 @router.get(
-    "/{job_id}/artifacts/{path:path}",
+    JOB.root + "/{job_id}/artifacts/{path:path}",
     operation_id="download_artifact",
     response_class=FileResponse,
-    responses=problems(401, 404, 416, 503) | _FILE,
+    responses=_DOWNLOAD,
 )
-def download(
-    request: Request,
-    wiring: Wired,
-    job_id: JobId,
-    path: Annotated[str, Path(description="As the manifest names it, such as `model/config.json`.")],
-    if_none_match: Annotated[str | None, Header(description="ETag that you have.")] = None,
-    _range: Annotated[str | None, Header(alias="Range", description="Such as `bytes=1000-`.")] = None,
-    _if_range: Annotated[str | None, Header(alias="If-Range", description="Ranges only of this ETag.")] = None,
-) -> Response:
+def download_of_job(wiring: Wired, job_id: JobId, asked: Asked) -> Response:
     """One file. Interrupted downloads resume with `Range` and `If-Range`."""
+    return _download(wiring, JOB, job_id, asked)
+
+
+@router.head(SEARCH.root + "/{search_id}/artifacts/{path:path}", include_in_schema=False)
+@router.get(
+    SEARCH.root + "/{search_id}/artifacts/{path:path}",
+    operation_id="download_search_artifact",
+    response_class=FileResponse,
+    responses=_DOWNLOAD,
+)
+def download_of_search(wiring: Wired, search_id: SearchId, asked: Asked) -> Response:
+    """One file that a search left. Interrupted downloads resume with `Range` and `If-Range`."""
+    return _download(wiring, SEARCH, search_id, asked)
+
+
+def _download(wiring: Wiring, owner: Owner, owner_id: str, asked: File) -> Response:
     with wiring.database.reading() as session:
-        jobs.get(session, job_id)
-        if not _is_plain(path):
-            raise NotFound(f"The job has no file of this name; see /v1/jobs/{job_id}/artifacts.")
-        row = catalog.find(session, job_id, path)
+        owner.find(session, owner_id)
+        if not _is_plain(asked.path):
+            raise NotFound(f"The {owner.word} has no file of this name; see {owner.root}/{owner_id}/artifacts.")
+        row = catalog.find(session, owner_id, asked.path)
         sha256, name = row.sha256, row.path.rsplit("/", 1)[-1]
     etag = strong_etag(sha256)
-    if already_has(if_none_match, etag):
+    if already_has(asked.if_none_match, etag):
         return Response(status_code=304, headers={"ETag": etag})
     file = wiring.store.path_of(sha256)
     try:
         found = os.stat(file)
     except FileNotFoundError:
-        detail = f"The bytes of {path} ({sha256}) are missing from the artifact store; tell its operator."
-        return problem(request.scope, HTTPStatus.INTERNAL_SERVER_ERROR, detail, code="artifact_missing")
+        detail = f"The bytes of {asked.path} ({sha256}) are missing from the artifact store; tell its operator."
+        return problem(asked.request.scope, HTTPStatus.INTERNAL_SERVER_ERROR, detail, code="artifact_missing")
     return StoredFile(file, name, sha256, found)
 
 
@@ -149,11 +187,11 @@ def _is_plain(path: str) -> bool:
     return path.isprintable() and len(path) <= 512
 
 
-def _answer(row: tables.Artifact) -> Artifact:
+def _answer(row: tables.Artifact, owner: Owner) -> Artifact:
     return Artifact(
         path=row.path,
         size_bytes=row.size_bytes,
         sha256=row.sha256,
-        href=f"/v1/jobs/{row.job_id}/artifacts/{quote(row.path)}",
+        href=f"{owner.root}/{row.job_id}/artifacts/{quote(row.path)}",
         created_at=instant(row.created_at),
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import re
 from http import HTTPStatus
@@ -18,10 +16,10 @@ from starlette.requests import ClientDisconnect
 from api.datasets import Dataset, DatasetList
 from api.dependencies import Caller, DatasetId, Wired, Wiring, caller
 from api.errors import problem
+from api.idempotency import LOCATION, REPLAYED, IdempotencyKey, Made, Repeatable
 from api.openapi import problems
-from api.routes.jobs import REPLAYED, IdempotencyKey
 from api.schemas import instant
-from service import datasets, idempotency
+from service import datasets
 from service.database import tables
 from service.incoming import CheckedText, IncomingText, storing
 
@@ -34,7 +32,6 @@ _PIECE_BYTES = 1024 * 1024
 
 _PLAIN_TEXT = re.compile(r'text/plain\s*(;\s*charset="?(utf-?8|us-ascii)"?\s*)?', re.IGNORECASE)
 
-_LOCATION = {"Location": {"description": "Path of the data set.", "schema": {"type": "string"}}}
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -71,9 +68,9 @@ Name = Annotated[
         200: {
             "description": "The same bytes are there already under this name: that data set.",
             "model": Dataset,
-            "headers": {**_LOCATION, **REPLAYED},
+            "headers": {**LOCATION, **REPLAYED},
         },
-        201: {"description": "The text is kept, durably.", "headers": {**_LOCATION, **REPLAYED}},
+        201: {"description": "The text is kept, durably.", "headers": {**LOCATION, **REPLAYED}},
     },
 )
 async def upload(
@@ -86,11 +83,13 @@ async def upload(
     refusal = _other_type(request)
     if refusal is not None:
         return refusal
-    remembered_as = None if idempotency_key is None else f"{key_id}:{idempotency_key}"
     try:
         with storing(), wiring.store.uploads.drafting() as draft:
             text = await _received(request, IncomingText(draft, wiring.settings.dataset_most_bytes))
-            return await run_in_threadpool(_kept, wiring, text, name, remembered_as)
+            content = f"{name}\n{text.sha256}".encode()
+            root = router.prefix
+            repeatable = Repeatable.of(key_id, idempotency_key, root, line=f"POST {root}", content=content)
+            return await run_in_threadpool(_kept, wiring, text, name, repeatable)
     except ClientDisconnect:
         log.info("an upload of %r broke off; nothing of it is kept", name)
         return Response(status_code=HTTPStatus.BAD_REQUEST)  # to nobody
@@ -121,27 +120,16 @@ async def _received(request: Request, incoming: IncomingText) -> CheckedText:
     return await run_in_threadpool(incoming.end)
 
 
-def _kept(wiring: Wiring, text: CheckedText, name: str, remembered_as: str | None) -> Response:
-    digest = hashlib.sha256(f"POST /v1/datasets\n{name}\n{text.sha256}".encode()).hexdigest()
+def _kept(wiring: Wiring, text: CheckedText, name: str, repeatable: Repeatable) -> Response:
     with wiring.database.writing() as session:
-        if remembered_as is not None:
-            known = idempotency.replay(session, remembered_as, digest)
-            if known is not None:
-                return _answered(known, replayed=True)
+        known = repeatable.earlier(session)
+        if known is not None:
+            return known
         row, is_new = datasets.keep(session, text, name)
         status = HTTPStatus.CREATED if is_new else HTTPStatus.OK
-        answer = json.dumps({"status": status, "id": row.id, "body": dataset_answer(row).model_dump_json()})
-        if remembered_as is not None:
-            idempotency.remember(session, remembered_as, digest, answer)
-    return _answered(answer, replayed=False)  # after the commit: 201 means durable
-
-
-def _answered(answer: str, *, replayed: bool) -> Response:
-    kept = json.loads(answer)
-    headers = {"Location": f"/v1/datasets/{kept['id']}"}
-    if replayed:
-        headers["Idempotent-Replayed"] = "true"
-    return Response(kept["body"], kept["status"], headers, "application/json")
+        made = Made(row.id, dataset_answer(row).model_dump_json(), status=status)
+        answer = repeatable.remember(session, made)
+    return answer
 
 
 @router.get("", operation_id="list_datasets", responses=problems(401, 404, 422, 503))

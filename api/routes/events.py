@@ -1,9 +1,10 @@
-"""A job's events over HTTP: as a list, or followed as they happen (server-sent events)."""
+"""The events of a job or a search over HTTP: as a list, or followed as they happen (server-sent events)."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -11,13 +12,14 @@ from fastapi.sse import format_sse_event
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from api.dependencies import JobId, Wired, Wiring, caller
+from api.dependencies import JobId, SearchId, Wired, Wiring, caller
 from api.openapi import problems
+from api.owners import JOB, SEARCH, Owner
 from api.schemas import FINAL_STATUSES, Event, EventList, instant
-from service import events, jobs
+from service import events
 from service.database import tables
 
-router = APIRouter(prefix="/v1/jobs", tags=["events"], dependencies=[Depends(caller)])
+router = APIRouter(tags=["events"], dependencies=[Depends(caller)])
 
 PAGE = 200
 """Events that a stream reads at once."""
@@ -35,49 +37,65 @@ _STREAM: dict[int | str, dict[str, Any]] = {
             }
         },
     },
-    204: {"description": "To a request for a stream: the job is final and you have all its events. Do not reconnect."},
+    204: {"description": "To a request for a stream: it is final and you have all its events. Do not reconnect."},
 }
+_RESPONSES = problems(401, 404, 422, 503) | _STREAM
 
-_Number = Annotated[int, Query(ge=0, le=2**53, description="Number of the last event that you have.")]
+
+@dataclass(frozen=True)
+class Part:
+    """Which events a request asks for."""
+
+    request: Request
+    after: Annotated[int, Query(ge=0, le=2**53, description="Number of the last event that you have.")] = 0
+    limit: Annotated[int, Query(ge=1, le=1000, description="Events at most; a stream has no limit.")] = 200
+    last_event_id: Annotated[
+        int | None, Header(ge=0, le=2**53, description="As `after`, sent by clients that resume a stream.")
+    ] = None
+
+
+Asked = Annotated[Part, Depends()]
+
+
+@router.get(JOB.root + "/{job_id}/events", operation_id="list_events", response_model=EventList, responses=_RESPONSES)
+def of_job(wiring: Wired, job_id: JobId, asked: Asked) -> EventList | Response:
+    """What happened to a job, oldest first. With `Accept: text/event-stream` the answer goes on while things happen:
+    each event's number is its `id:`, its type its `event:`; the stream ends after the job's final event."""
+    return _answered(wiring, JOB, job_id, asked)
 
 
 @router.get(
-    "/{job_id}/events",
-    operation_id="list_events",
+    SEARCH.root + "/{search_id}/events",
+    operation_id="list_search_events",
     response_model=EventList,
-    responses=problems(401, 404, 422, 503) | _STREAM,
+    responses=_RESPONSES,
 )
-def listing(
-    request: Request,
-    wiring: Wired,
-    job_id: JobId,
-    after: _Number = 0,
-    limit: Annotated[int, Query(ge=1, le=1000, description="Events at most; a stream has no limit.")] = 200,
-    last_event_id: Annotated[
-        int | None, Header(ge=0, le=2**53, description="As `after`, sent by clients that resume a stream.")
-    ] = None,
-) -> EventList | Response:
-    """What happened to a job, oldest first. With `Accept: text/event-stream` the answer goes on while things happen:
-    each event's number is its `id:`, its type its `event:`; the stream ends after the job's final event."""
-    if not _wants_stream(request.headers.get("accept", "")):
-        found, _ = _read(wiring, job_id, after, limit + 1)
-        return EventList(data=found[:limit], has_more=len(found) > limit)
-    start = after if last_event_id is None else last_event_id
-    found, is_final = _read(wiring, job_id, start, 1)
+def of_search(wiring: Wired, search_id: SearchId, asked: Asked) -> EventList | Response:
+    """What happened to a search and its trials, oldest first; a stream of it as with jobs."""
+    return _answered(wiring, SEARCH, search_id, asked)
+
+
+def _answered(wiring: Wiring, owner: Owner, owner_id: str, asked: Part) -> EventList | Response:
+    if not _wants_stream(asked.request.headers.get("accept", "")):
+        found, _ = _read(wiring, owner, owner_id, asked.after, asked.limit + 1)
+        return EventList(data=found[: asked.limit], has_more=len(found) > asked.limit)
+    start = asked.after if asked.last_event_id is None else asked.last_event_id
+    found, is_final = _read(wiring, owner, owner_id, start, 1)
     if is_final and not found:
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_stream(wiring, job_id, start), headers=headers, media_type="text/event-stream")
+    stream = _stream(wiring, owner, owner_id, start)
+    return StreamingResponse(stream, headers=headers, media_type="text/event-stream")
 
 
-async def _stream(wiring: Wiring, job_id: str, after: int) -> AsyncIterator[bytes]:
-    """The job's events beyond `after`, each once, in order, until the job is final or the server closes."""
+async def _stream(wiring: Wiring, owner: Owner, owner_id: str, after: int) -> AsyncIterator[bytes]:
+    """The events beyond `after`, each once, in order, until their owner is final or the server closes."""
     loop = asyncio.get_running_loop()
-    yield format_sse_event(comment=f"following {job_id}", retry=1000)
+    yield format_sse_event(comment=f"following {owner_id}", retry=1000)
     spoken_at = loop.time()
-    with wiring.tail.follow(job_id) as follower:
+    with wiring.tail.follow(owner_id) as follower:
         while not wiring.tail.closing:
-            found, is_final = await run_in_threadpool(_read, wiring, job_id, after, PAGE)
+            found, is_final = await run_in_threadpool(_read, wiring, owner, owner_id, after, PAGE)
             for event in found:
                 yield format_sse_event(data_str=event.model_dump_json(), event=event.type, id=str(event.number))
                 after, spoken_at = event.number, loop.time()
@@ -93,17 +111,17 @@ async def _stream(wiring: Wiring, job_id: str, after: int) -> AsyncIterator[byte
                 await follower.wait(silence_left)
 
 
-def _read(wiring: Wiring, job_id: str, after: int, limit: int) -> tuple[list[Event], bool]:
-    """Events beyond `after`, and whether the job was final when they were read: then there is nothing beyond them."""
+def _read(wiring: Wiring, owner: Owner, owner_id: str, after: int, limit: int) -> tuple[list[Event], bool]:
+    """Events beyond `after`, and whether their owner was final when they were read: then there is nothing beyond."""
     with wiring.database.reading() as session:
-        job = jobs.get(session, job_id)
-        found = [_answer(row) for row in events.listing(session, job_id, after=after, limit=limit)]
-        return found, job.status in FINAL_STATUSES
+        status = owner.find(session, owner_id).status
+        found = [_answer(row) for row in events.listing(session, owner_id, after=after, limit=limit)]
+        return found, status in FINAL_STATUSES
 
 
 def _answer(row: tables.Event) -> Event:
     return Event(
-        id=f"evt_{row.job_id.removeprefix('job_')}_{row.number:08d}",
+        id=f"evt_{row.job_id.partition('_')[2]}_{row.number:08d}",
         job_id=row.job_id,
         number=row.number,
         type=row.type,

@@ -10,9 +10,10 @@ from fastapi import APIRouter, Depends, Request, Response
 from api.dependencies import Wired, caller
 from api.errors import invalid_request
 from api.explain import unstorable
+from api.idempotency import body_bytes
 from api.openapi import problems
 from api.plans import Plan
-from api.routes.jobs import body_bytes, with_digests
+from api.routes.jobs import with_digests
 from api.schemas import JobRequest
 from service import pace, plans
 from service.screening import screened

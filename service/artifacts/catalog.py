@@ -1,6 +1,6 @@
 """Who made which bytes: the files that belong to each job's result."""
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from service.database.clock import database_now
@@ -37,3 +37,9 @@ def record(session: Session, job_id: str, stored: StoredFile, attempt_id: str) -
     session.flush()
     session.refresh(artifact)
     return artifact
+
+
+def forget(session: Session, job_id: str, folder: str) -> None:
+    """Take the files under a path such as `trial-7/` out of the manifest; the store keeps their bytes."""
+    below = Artifact.path.startswith(folder, autoescape=True)
+    session.execute(delete(Artifact).where(Artifact.job_id == job_id, below))

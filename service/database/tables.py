@@ -36,7 +36,7 @@ class Base(DeclarativeBase):
 
 
 class Job(Base):
-    """A recipe queued. `service.queue` is the sole writer of its status."""
+    """A recipe queued, or a search, which shares its life. `service.queue` is the sole writer of its status."""
 
     __tablename__ = "jobs"
     # For the dispatcher's looks at the queue, several a second.
@@ -47,6 +47,10 @@ class Job(Base):
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16), default="job")
+    """`job`, or `search`: then there is a row in `searches` too."""
+    slots: Mapped[int] = mapped_column(default=1)
+    """How many times the recipe's resources are wanted at once: of a search its concurrency."""
     status: Mapped[str] = mapped_column(String(16))
     stage: Mapped[str | None] = mapped_column(String(32))
     """The stage now running."""
@@ -101,7 +105,7 @@ class Attempt(Base):
     number: Mapped[int]
     """From 1."""
     outcome: Mapped[str | None] = mapped_column(String(16))
-    """`succeeded`, `failed`, `lost` or `cancelled`; none while it runs."""
+    """`succeeded`, `failed`, `lost`, `paused` or `cancelled`; none while it runs."""
     error_code: Mapped[str | None] = mapped_column(String(64))
     error_message: Mapped[str | None] = mapped_column(Text)
     started_at: Mapped[float] = mapped_column(default=database_now())
@@ -190,3 +194,42 @@ class IdempotencyKey(Base):
     body_sha256: Mapped[str] = mapped_column(String(64))
     answer: Mapped[str] = mapped_column(Text)
     created_at: Mapped[float] = mapped_column(default=database_now(), index=True)
+
+
+class Search(Base):
+    """What is asked of a search, and what it has found. Its status, lease and events are those of a job's row."""
+
+    __tablename__ = "searches"
+
+    id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    spec: Mapped[dict[str, Any]]
+    """See `workers.contracts.search.Search`."""
+    best: Mapped[int | None]
+    """Number of the best trial so far."""
+    frontier: Mapped[list[int]] = mapped_column(JSON)
+    """Numbers of the trials that no other beats in every objective."""
+
+
+class Trial(Base):
+    """One recipe that a search tries."""
+
+    __tablename__ = "trials"
+    __table_args__ = (Index("ix_trials_search_id_ended_as", "search_id", "ended_as"),)
+
+    search_id: Mapped[str] = mapped_column(ForeignKey("searches.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    """From 1, as proposed."""
+    status: Mapped[str] = mapped_column(String(16))
+    """`running`, `waiting` (while the search does not run), `succeeded`, `failed` or `stopped`."""
+    point: Mapped[dict[str, Any]]
+    """What it changes in the base recipe."""
+    progress: Mapped[dict[str, Any] | None]
+    """The newest `TrialProgressed`."""
+    reports: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+    """Every `TrialReported`, by rung."""
+    finished: Mapped[dict[str, Any] | None]
+    """Its `TrialFinished`."""
+    ended_as: Mapped[int | None]
+    """Its place among those that have ended, from 1: the order in which a sampler is told of them."""
+    created_at: Mapped[float] = mapped_column(default=database_now())
+    ended_at: Mapped[float | None]

@@ -12,20 +12,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from service import backlog, queue
+from service import backlog, queue, searches
 from service.database.session import Database
 from service.database.tables import Job
-from service.dispatch.runner import Capacity, News, Runner
-from service.domain.lease import Ending, Lease
+from service.dispatch.room import OTHER_VERSION, Room
+from service.dispatch.runner import News, Runner
+from service.domain.lease import WORKER_LOST, Ending, Lease
 from service.errors import LeaseLost
 from service.settings import Settings
-from workers.actor import Order
+from workers.actor import Order, SearchOrder
 from workers.contracts.events import Failed, Succeeded
-from workers.contracts.recipe import Recipe, Resources
 from workers.contracts.store import ArtifactStore
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,6 @@ _AT_ONCE = 32
 _CLUSTER_LOST = "the Ray cluster is gone; the job goes on from its last checkpoint on a new one"
 _NOT_FOUND = "its dispatcher and its worker are both gone"
 _EVENTS_MISSING = "its worker no longer has the events that come next; the job goes on from its last checkpoint"
-_OTHER_VERSION = "its recipe was written by another version, which this dispatcher cannot read"
 
 
 @dataclass
@@ -135,13 +135,13 @@ class Dispatcher:
                 queue.renew(session, held.lease, seconds=self._settings.lease_seconds)
 
     def _look(self) -> None:
-        """Stop what is cancelled, adopt what lost its dispatcher, start what waits and fits."""
+        """Stop what is cancelled or paused, adopt what lost its dispatcher, start what waits and fits."""
         if self._runner.recover():
             self._lose_all()
         with self._database.reading() as session:
-            cancelling = backlog.cancelling(session, self.owner)
+            stopping = backlog.stopping(session, self.owner)
             expired = backlog.expired(session, _AT_ONCE)
-        for held in [held for held in self._held.values() if held.lease.job_id in cancelling]:
+        for held in [held for held in self._held.values() if held.lease.job_id in stopping]:
             self._stop(held)
         for job_id, attempt_id in expired:
             self._adopt(job_id, attempt_id)
@@ -151,10 +151,10 @@ class Dispatcher:
                 self._follow(held)
 
     def _stop(self, held: _Held) -> None:
-        """Free what a cancelled job holds, then say that it is cancelled."""
+        """Free what a job holds that was told to cancel or to pause, then say so."""
         self._runner.stop(held.lease.attempt_id)
         with self._writing(held) as session:
-            queue.finish_cancelling(session, held.lease)
+            queue.finish_stopping(session, held.lease)
         self._held.pop(held.lease.attempt_id, None)
 
     def _adopt(self, job_id: str, attempt_id: str) -> None:
@@ -176,52 +176,38 @@ class Dispatcher:
     def _start_fitting(self) -> None:
         """Start jobs in their order, past those that can never run here, until there is no room left."""
         with self._database.reading() as session:
-            page = backlog.waiting(session, _AT_ONCE)
+            page, specs = _page(session)
             booked = backlog.booked(session) if page else []
         if not page:
             return
-        total = self._runner.total()
-        free = self._unbooked(total, booked)
+        room = Room(self._runner.total(), self._runner.free(), booked)
         while page:
             for job in page:
-                free = self._consider(job, total, free)
-            if free.cpus < 1:  # every job takes at least one
+                placement = room.place(job, specs.get(job.id))
+                if placement.slots:
+                    self._start(job, placement.slots)
+                else:
+                    self._explain(job, placement.reason)
+            if room.is_full:
                 return
             with self._database.reading() as session:
-                page = backlog.waiting(session, _AT_ONCE, after=page[-1])
+                page, specs = _page(session, after=page[-1])
 
-    def _unbooked(self, total: Capacity, booked: list[Resources]) -> Capacity:
-        """Room now. Ray counts an attempt only once it is placed, the database as soon as it is leased."""
-        for resources in booked:
-            total = total.minus(resources)
-        free = self._runner.free()
-        return Capacity(min(free.cpus, total.cpus), min(free.gpus, total.gpus))
-
-    def _consider(self, job: Job, total: Capacity, free: Capacity) -> Capacity:
-        """Start a job if there is room; the room that is left. One that must wait keeps its room reserved, lest
-        smaller ones starve it; one that can never start here reserves nothing."""
-        wanted = backlog.resources(job.recipe)
-        if not total.holds(wanted):
-            self._explain(job, f"needs {_words(wanted)}; the whole cluster has {_words(total)}")
-            return free
-        if not _readable(job):
-            self._explain(job, _OTHER_VERSION)
-            return free
-        if free.holds(wanted):
-            self._start(job)
-        else:
-            self._explain(job, f"waits until {_words(wanted)} are free")
-        return free.minus(wanted)
-
-    def _start(self, job: Job) -> None:
-        with self._database.writing() as session:
-            lease = queue.lease(session, job.id, owner=self.owner, seconds=self._settings.lease_seconds)
-        if lease is None:
+    def _start(self, job: Job, slots: int) -> None:
+        try:
+            with self._database.writing() as session:
+                lease = queue.lease(session, job.id, owner=self.owner, seconds=self._settings.lease_seconds)
+                # Within the transaction: what an attempt is told must be all that those before it left.
+                order = self._order(session, job, lease, slots) if lease is not None else None
+        except ValidationError:
+            self._explain(job, OTHER_VERSION)
+            return
+        if lease is None or order is None:
             return
         held = self._hold(lease)
-        logger.info("job %s attempt %s (number %s) begins", job.id, lease.attempt_id, lease.number)
+        logger.info("%s %s attempt %s (number %s) begins", job.kind, job.id, lease.attempt_id, lease.number)
         try:
-            self._runner.start(self._order(job, lease))
+            self._runner.start(order)
         except Exception as error:
             logger.exception("attempt %s could not be started", lease.attempt_id)
             # Let go first: if the write fails, the lease must expire for the attempt to be looked after.
@@ -231,7 +217,17 @@ class Dispatcher:
             return
         self._follow(held)
 
-    def _order(self, job: Job, lease: Lease) -> Order:
+    def _order(self, session: Session, job: Job, lease: Lease, slots: int) -> Order:
+        """What the runner is told.
+
+        Raises:
+            pydantic.ValidationError: what a search left was written by another version.
+        """
+        search = None
+        if job.kind == "search":
+            _, row = searches.get(session, job.id)
+            record = searches.record(session, job.id).model_dump(mode="json")
+            search = SearchOrder(row.spec, record, concurrency=slots, engine=self._settings.search_engine)
         return Order(
             attempt_id=lease.attempt_id,
             owner=lease.job_id,
@@ -240,6 +236,7 @@ class Dispatcher:
             store=self._store,
             pipeline=self._settings.pipeline,
             unpolled_seconds=self._settings.unpolled_seconds,
+            search=search,
         )
 
     def _reap(self) -> None:
@@ -263,7 +260,7 @@ class Dispatcher:
             with self._writing(held) as session:
                 queue.lose(session, held.lease, self._rules, message=_CLUSTER_LOST)
 
-    def _explain(self, job: Job, reason: str) -> None:
+    def _explain(self, job: Job, reason: str | None) -> None:
         if job.reason != reason:
             with self._database.writing() as session:
                 queue.explain(session, job.id, reason)
@@ -296,16 +293,10 @@ def _gap(news: News, committed: int) -> Ending | None:
     """The end of an attempt whose next events are gone for good; asking again would never bring them."""
     if not news.events or news.events[0].sequence <= committed + 1:
         return None
-    return Ending("transient", queue.WORKER_LOST, _EVENTS_MISSING)
+    return Ending("transient", WORKER_LOST, _EVENTS_MISSING)
 
 
-def _readable(job: Job) -> bool:
-    try:
-        Recipe.model_validate(job.recipe)
-    except ValidationError:
-        return False
-    return True
-
-
-def _words(amount: Resources | Capacity) -> str:
-    return f"{amount.cpus:g} CPU and {amount.gpus:g} GPU"
+def _page(session: Session, after: Job | None = None) -> tuple[list[Job], dict[str, dict[str, Any]]]:
+    """The next waiting jobs, and what is asked of those that are searches, by id."""
+    jobs = backlog.waiting(session, _AT_ONCE, after)
+    return jobs, backlog.specs(session, jobs)

@@ -19,14 +19,15 @@ class InlineRunner:
         self._total = Capacity(float(cpus or os.cpu_count() or 1), gpus)
         self._changed = threading.Condition()
         self._shells: dict[str, Shell] = {}
-        self._taken: dict[str, Resources] = {}
+        self._taken: dict[str, tuple[Resources, int]] = {}
         self._asked: dict[str, int] = {}
 
     def start(self, order: Order) -> None:
         """See `Runner.start`."""
         shell = Shell(order, self._changed)
         self._shells[order.attempt_id] = shell
-        self._taken[order.attempt_id] = Recipe.model_validate(order.recipe).resources
+        times = order.search.concurrency if order.search else 1
+        self._taken[order.attempt_id] = Recipe.model_validate(order.recipe).resources, times
         shell.start()
 
     def attach(self, attempt_id: str) -> bool:
@@ -63,8 +64,8 @@ class InlineRunner:
     def free(self) -> Capacity:
         """See `Runner.free`."""
         free = self._total
-        for resources in self._taken.values():
-            free = free.minus(resources)
+        for resources, times in self._taken.values():
+            free = free.minus(resources, times)
         return free
 
     def total(self) -> Capacity:

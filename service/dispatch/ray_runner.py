@@ -45,6 +45,14 @@ _OUT_OF_MEMORY = (
     "data.sequence_length, a preset without distillation, or a node with more memory"
 )
 
+_OF_SEARCHES = {
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # signals reach the main thread only, and Tune runs in another
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no files for TensorBoard: the record is in the database
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # trials report events, not metrics
+    "RAY_AIR_NEW_OUTPUT": "0",  # no tables on a terminal that nobody reads
+}
+"""What Ray Tune reads where a search's actor imports it."""
+
 
 class RayRunner:
     """Implements `Runner` on Ray. Give it a state folder for a Ray of this machine's own, or an address to join.
@@ -67,18 +75,20 @@ class RayRunner:
     def start(self, order: Order) -> None:
         """See `Runner.start`."""
         resources = Recipe.model_validate(order.recipe).resources
+        # A search's actor only leads: its trials take the room, and inherit the environment.
+        cpus, gpus = (resources.cpus, resources.gpus) if order.search is None else (0, 0)
         self._actors[order.attempt_id] = (
             ray.remote(AttemptActor)
             .options(
                 name=order.attempt_id,
                 lifetime="detached",
                 max_concurrency=_THREADS,
-                num_cpus=resources.cpus,
-                num_gpus=resources.gpus,
+                num_cpus=cpus,
+                num_gpus=gpus,
                 # Only the queue retries.
                 max_restarts=0,
                 max_task_retries=0,
-                runtime_env={"env_vars": _environment(resources)},
+                runtime_env={"env_vars": _environment(resources) | (_OF_SEARCHES if order.search else {})},
             )
             .remote(order)
         )

@@ -6,8 +6,7 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from service.domain.lease import Ending
-from service.queue import WORKER_LOST
+from service.domain.lease import WORKER_LOST, Ending
 from workers.actor import Order
 from workers.contracts.events import EVENT, Notice, NumberedEvent
 from workers.contracts.recipe import Resources
@@ -22,13 +21,14 @@ class Capacity:
     cpus: float
     gpus: float
 
-    def holds(self, wanted: Resources) -> bool:
-        """Whether there is room for this."""
-        return self.cpus >= wanted.cpus and self.gpus >= wanted.gpus
+    def times(self, wanted: Resources) -> int:
+        """How many times there is room for this."""
+        amounts = [(self.cpus, max(wanted.cpus, 1)), (self.gpus, wanted.gpus)]
+        return max(0, min(int(there // each) for there, each in amounts if each > 0))
 
-    def minus(self, taken: Resources) -> "Capacity":
+    def minus(self, taken: Resources, times: int = 1) -> "Capacity":
         """What is left; below zero where more was reserved than there is."""
-        return Capacity(self.cpus - taken.cpus, self.gpus - taken.gpus)
+        return Capacity(self.cpus - taken.cpus * times, self.gpus - taken.gpus * times)
 
 
 @dataclass(frozen=True)

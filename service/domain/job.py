@@ -22,8 +22,11 @@ LEGAL: dict[Status, frozenset[Status]] = {
     Status.RUNNING: frozenset(
         {Status.QUEUED, Status.PAUSING, Status.CANCELLING, Status.SUCCEEDED, Status.FAILED},
     ),
-    # An attempt may end by itself before the pause reaches it.
-    Status.PAUSING: frozenset({Status.PAUSED, Status.CANCELLING, Status.SUCCEEDED, Status.FAILED}),
+    # An attempt may end by itself before the pause reaches it, and the pause may be taken back. Never back to queued:
+    # an attempt that is lost meanwhile leaves the job paused.
+    Status.PAUSING: frozenset(
+        {Status.RUNNING, Status.PAUSED, Status.CANCELLING, Status.SUCCEEDED, Status.FAILED},
+    ),
     Status.PAUSED: frozenset({Status.QUEUED, Status.CANCELLED}),
     # Whatever the attempt still reports, a job that was told "cancelling" ends cancelled.
     Status.CANCELLING: frozenset({Status.CANCELLED}),

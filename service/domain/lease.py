@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from workers.errors import FaultClass
 
+WORKER_LOST = "worker_lost"
+"""Code of an attempt whose worker is gone."""
+
 
 @dataclass(frozen=True)
 class Lease:

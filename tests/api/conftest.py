@@ -28,7 +28,8 @@ from service.settings import Settings
 from tests.processes import DEADLINE_SECONDS
 from tests.stored import write_model
 from workers.contracts.events import ArtifactStored, Event, NumberedEvent, Succeeded
-from workers.contracts.results import Measurement, Results
+from workers.contracts.results import Measurement, Results, StoredFile
+from workers.contracts.trials import TrialFinished, TrialProgressed, TrialProposed, TrialReported
 
 LEASE_SECONDS = 600.0
 
@@ -49,6 +50,13 @@ class Deployment:
         """A recipe that is accepted."""
         return {"model": {"source": str(self.model)}, "method": {"kind": "dress", "ratio": 0.25, **method}}
 
+    def search(self, **changes: Any) -> dict[str, Any]:
+        """A search that is accepted: two objectives, since the ratio varies."""
+        base = {"model": {"source": str(self.model)}, "method": {"kind": "dress"}}
+        space = {"method.strength": {"loguniform": [1e-5, 1e-1]}, "method.ratio": {"choice": [0.25, 0.5]}}
+        objective = [{"metric": "perplexity.wikitext2", "mode": "min"}]
+        return {"base": base, "space": space, "objective": objective, "trials": 4, "concurrency": 2, **changes}
+
     @property
     def key(self) -> str:
         """The local key, made by the server's start."""
@@ -67,16 +75,48 @@ class Deployment:
         with self.database.writing() as session:
             queue.apply(session, held, batch, self.settings.retry_rules)
 
+    def stored(self, files: dict[str, bytes]) -> list[StoredFile]:
+        """Files as a worker puts them into the store."""
+        draft = self._root / "draft"
+        return [self.store.put(draft, path) for path, content in files.items() if draft.write_bytes(content) >= 0]
+
     def succeed(self, job_id: str, files: dict[str, bytes] | None = None) -> None:
         """Play a whole attempt that leaves these files."""
-        stored = []
-        for path, content in (files or {}).items():
-            source = self._root / "draft"
-            source.write_bytes(content)
-            stored.append(self.store.put(source, path))
         results = Results(dense=Measurement(parameters=100, perplexity={"wikitext2": 5.5}))
         held = self.lease(job_id)
-        self.report(held, 1, ArtifactStored(files=stored), Succeeded(results=results))
+        self.report(held, 1, ArtifactStored(files=self.stored(files or {})), Succeeded(results=results))
+
+    def try_out(self, search_id: str, *last: Event) -> queue.Lease:
+        """Play an attempt at a search: two trials that succeeded, one stopped, one failed; then what comes last."""
+        held = self.lease(search_id)
+        self.report(held, 1, *self._trials(), *last)
+        return held
+
+    def _trials(self) -> list[Event]:
+        files = self.stored({"model/config.json": b"{}"})
+        return [
+            *(
+                TrialProposed(trial=number, point={"method.strength": strength, "method.ratio": ratio})
+                for number, strength, ratio in ((1, 1e-3, 0.25), (2, 1e-2, 0.25), (3, 1e-4, 0.5), (4, 1e-5, 0.5))
+            ),
+            TrialProgressed(trial=1, stage="regularize", step=1, steps=2, fraction=0.5, metrics={"loss": 2.5}),
+            finished(1, 7.5, 750, files=files),
+            TrialReported(trial=2, rung=0, value=3.5, decision="stop"),
+            TrialFinished(trial=2, status="stopped", seconds=2.0, message="not among the best"),
+            finished(3, 9.0, 500, avoided_seconds=12.0),
+            TrialFinished(trial=4, status="failed", seconds=1.0, code="diverged", message="the loss is gone"),
+        ]
+
+
+def finished(trial: int, perplexity: float, parameters: int, **more: Any) -> TrialFinished:
+    """The end of a trial that succeeded, for a search with an objective and the parameters."""
+    results = Results(
+        dense=Measurement(parameters=1000, perplexity={"wikitext2": 5.0}),
+        pruned=Measurement(parameters=parameters, perplexity={"wikitext2": perplexity}),
+    )
+    values = [perplexity, float(parameters)]
+    told = {"seconds": 10.0, "gpu_seconds": 5.0, **more}
+    return TrialFinished(trial=trial, status="succeeded", values=values, results=results, **told)
 
 
 class LiveServer:
@@ -141,6 +181,11 @@ def http(anonymous: TestClient, deployment: Deployment) -> TestClient:
 @pytest.fixture
 def job_id(http: TestClient, deployment: Deployment) -> str:
     return str(http.post("/v1/jobs", json={"recipe": deployment.recipe()}).json()["id"])
+
+
+@pytest.fixture
+def search_id(http: TestClient, deployment: Deployment) -> str:
+    return str(http.post("/v1/searches", json={"search": deployment.search()}).json()["id"])
 
 
 @pytest.fixture

@@ -189,7 +189,8 @@ def test_local_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_version_and_help() -> None:
     assert _dress("--version").stdout.startswith("dress ")
     told = _dress("--help").stdout
-    commands = ("up", "api", "dispatch", "migrate", "submit", "jobs", "show", "events", "cancel", "download", "run")
+    commands = ("up", "api", "dispatch", "migrate", "submit", "jobs", "show", "events", "cancel", "pause", "resume",
+                "download", "run", "search")  # fmt: skip
     for command in commands:
         assert command in told
     assert "logs" in _dress("up", "--help").stdout

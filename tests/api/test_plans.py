@@ -43,7 +43,8 @@ def test_a_plan_is_told_and_nothing_is_queued(http: TestClient, recipe: dict[str
     answer = http.post("/v1/jobs:plan", json={"recipe": recipe, "labels": {"team": "a"}})
     assert answer.status_code == 200, answer.text
     plan = answer.json()
-    assert [stage["stage"] for stage in plan["stages"]][:4] == ["evaluate", "basis", "regularize", "prune"]
+    stages = ["evaluate", "covariance", "basis", "regularize", "prune"]
+    assert [stage["stage"] for stage in plan["stages"]][:5] == stages
     assert [[part["name"] for part in stage["parts"]] for stage in plan["stages"]][:2] == [["the sizes"], []]
     assert all(stage["known"] is False and len(stage["key"]) == 64 for stage in plan["stages"])
     assert plan["models"]["pruned"] == {"parameters": plan["models"]["pruned"]["parameters"], "hidden_size": 48}
@@ -155,11 +156,11 @@ def test_a_study_is_planned_row_by_row_and_shared_stages_count_once(file: Path, 
     assert (told["object"], told["fits"]) == ("study_plan", first["fits"]) and first["stages"] == single["stages"]
     assert told["stages"] == len(first["stages"]) + len(second["stages"])
     keys = {stage["key"]: stage["seconds"] for plan in (first, second) for stage in plan["stages"]}
-    assert told["shared"] == told["stages"] - len(keys) == 5, "all but recovery and what it leaves"
+    assert told["shared"] == told["stages"] - len(keys) == 6, "all but recovery and what it leaves"
     assert told["seconds"] == pytest.approx(sum(keys.values())) and told["seconds"] < first["seconds"] * 2
     done = dress("plan", file)
     assert done.exit_code == 0 and "with [more] recovery" in done.stdout
-    assert f"{told['stages']} stages: {len(keys)} to compute, 5 shared with an earlier row, 0 known" in done.stdout
+    assert f"{told['stages']} stages: {len(keys)} to compute, 6 shared with an earlier row, 0 known" in done.stdout
     file.write_text(yaml.safe_dump({**study, "rows": rows}), "utf-8")
     refused = dress("plan", file)
     assert refused.exit_code == 1 and "refused: model.source" in refused.stdout.replace("/recipe/", "")

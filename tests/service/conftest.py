@@ -11,7 +11,9 @@ import pytest
 from service.database.schema import upgrade
 from service.database.session import Database
 from service.settings import Settings
+from tests.service.bench import Bench
 from workers.contracts.recipe import Recipe
+from workers.contracts.search import Search
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +57,29 @@ def recipe(tmp_path: Path) -> Recipe:
             "evaluate": {"perplexity": []},
         }
     )
+
+
+@pytest.fixture
+def search(recipe: Recipe) -> Search:
+    """Over λ, for `torchfree_engines`."""
+    return Search.model_validate(
+        {
+            "base": recipe.model_dump(mode="json"),
+            "space": {"method.strength": "loguniform(1e-5, 1e-1)"},
+            "objective": "parameters min",
+            "algorithm": "random",
+            "trials": 3,
+        }
+    )
+
+
+@pytest.fixture
+def bench(database: Database, settings: Settings, tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(database, settings, tmp_path)
+    yield bench
+    (tmp_path / "go").touch()
+    for attempt_id in bench.runner.attempts():
+        bench.runner.stop(attempt_id)
 
 
 @pytest.fixture(scope="session")

@@ -2,76 +2,22 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import event, update
 from sqlalchemy.exc import OperationalError
 
-from service import events, jobs, queue
+from service import jobs, queue
 from service.database.clock import database_now
 from service.database.session import Database
 from service.database.tables import Attempt, Job
 from service.dispatch.dispatcher import Dispatcher
 from service.dispatch.inline_runner import InlineRunner
-from service.settings import Settings
+from tests.service.bench import PIPELINES, Bench
 from tests.service.deadlines import eventually
 from workers.contracts.recipe import Recipe
 from workers.local_store import LocalStore
-
-HERE = "tests.service.torchfree_pipelines"
-
-
-class Bench:
-    """A dispatcher, its database and its runner."""
-
-    def __init__(self, database: Database, settings: Settings, folder: Path) -> None:
-        self.database = database
-        self.settings = settings
-        self.folder = folder
-        self.runner = InlineRunner(cpus=2)
-
-    def dispatcher(self, pipeline: str) -> Dispatcher:
-        store = LocalStore(self.settings.state_dir / "artifacts")
-        settings = self.settings.model_copy(update={"pipeline": f"{HERE}:{pipeline}"})
-        return Dispatcher(self.database, self.runner, store, settings)
-
-    def submit(self, recipe: Recipe, **resources: int) -> str:
-        changed = recipe.model_copy(update={"resources": recipe.resources.model_copy(update=resources)})
-        with self.database.writing() as session:
-            return queue.enqueue(session, recipe=changed, metadata={}, labels={}, priority=0).id
-
-    def job(self, job_id: str) -> Job:
-        with self.database.reading() as session:
-            return jobs.get(session, job_id)
-
-    def told(self, job_id: str) -> list[Any]:
-        with self.database.reading() as session:
-            found = events.listing(session, job_id, after=0, limit=10_000)
-        assert [event.number for event in found] == list(range(1, len(found) + 1))
-        return found
-
-    def types(self, job_id: str) -> list[str]:
-        return [event.type for event in self.told(job_id)]
-
-    def until(self, job_id: str, status: str, dispatcher: Dispatcher) -> Job:
-        eventually(lambda: self.job(job_id).status == status, dispatcher.tick)
-        return self.job(job_id)
-
-    def expire(self) -> None:
-        with self.database.writing() as session:
-            session.execute(update(Job).values(lease_expires_at=database_now() - 1))
-
-
-@pytest.fixture
-def bench(database: Database, settings: Settings, tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(database, settings, tmp_path)
-    yield bench
-    (tmp_path / "go").touch()
-    for attempt_id in bench.runner.attempts():
-        bench.runner.stop(attempt_id)
 
 
 def test_a_job_goes_all_the_way(bench: Bench, recipe: Recipe) -> None:
@@ -229,7 +175,7 @@ def test_two_dispatchers_share_one_database(bench: Bench, recipe: Recipe) -> Non
     databases = [Database(bench.database.url) for _ in range(2)]
     runners = [InlineRunner(cpus=2) for _ in range(2)]
     store = LocalStore(bench.settings.state_dir / "artifacts")
-    settings = bench.settings.model_copy(update={"pipeline": f"{HERE}:whole"})
+    settings = bench.settings.model_copy(update={"pipeline": f"{PIPELINES}:whole"})
     threads = [
         threading.Thread(target=Dispatcher(database, runner, store, settings).run_forever, args=(stop,))
         for database, runner in zip(databases, runners, strict=True)

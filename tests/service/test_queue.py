@@ -61,7 +61,7 @@ def expire(database: Database, job_id: str) -> None:
 
 def read(database: Database, job_id: str) -> Job:
     with database.reading() as session:
-        return jobs.get(session, job_id)
+        return session.get_one(Job, job_id)
 
 
 def history(database: Database, job_id: str) -> list[Any]:
@@ -197,7 +197,7 @@ def test_a_zombie_writes_nothing(database: Database, recipe: Recipe) -> None:
     with pytest.raises(LeaseLost):
         apply(database, zombie, progress(2), first=2)
     with pytest.raises(LeaseLost), database.writing() as session:
-        queue.finish_cancelling(session, zombie)
+        queue.finish_stopping(session, zombie)
     with pytest.raises(LeaseLost), database.writing() as session:
         queue.lose(session, zombie, RULES, message="gone")
     assert len(history(database, job_id)) == before
@@ -285,8 +285,8 @@ def test_cancel_a_running_job(database: Database, recipe: Recipe) -> None:
         assert jobs.cancel(session, job_id).status == "cancelling"
         version = jobs.cancel(session, job_id).version
         assert jobs.cancel(session, job_id).version == version
-        assert backlog.cancelling(session, "one") == [job_id]
-        queue.finish_cancelling(session, held)
+        assert backlog.stopping(session, "one") == [job_id]
+        queue.finish_stopping(session, held)
     assert read(database, job_id).status == "cancelled"
 
 
@@ -339,6 +339,8 @@ COMMANDS = [
     "succeed",
     "progress",
     "cancel",
+    "pause",
+    "resume",
     "stopped",
     "expire",
     "adopt",
@@ -376,9 +378,9 @@ def _command(database: Database, job_id: str, held: list[Lease], command: str) -
         if command in ("lease", "adopt"):
             taken = (queue.lease if command == "lease" else queue.adopt)(session, job_id, owner="one", seconds=15)
             held.extend([taken] if taken else [])
-        elif command == "cancel":
-            queue.cancel(session, job_id)
-        if not held or command in ("lease", "adopt", "cancel"):
+        elif command in ("cancel", "pause", "resume"):
+            getattr(queue, command)(session, job_id)
+        if not held or command in ("lease", "adopt", "cancel", "pause", "resume"):
             return None
         mine = held[-1]
         reached = session.get_one(Attempt, mine.attempt_id).last_sequence
@@ -393,7 +395,7 @@ def _command(database: Database, job_id: str, held: list[Lease], command: str) -
         elif command == "lose":
             queue.lose(session, mine, RULES, message="gone")
         elif command == "stopped":
-            queue.finish_cancelling(session, mine)
+            queue.finish_stopping(session, mine)
         elif command == "renew":
             queue.renew(session, mine, seconds=15)
     return None

@@ -1,5 +1,6 @@
 """One conformance suite for both runners, then what only Ray can show: killed processes, adoption across drivers."""
 
+import dataclasses
 import os
 import signal
 import uuid
@@ -21,13 +22,16 @@ from service.dispatch.runner import Capacity, News, Runner
 from service.settings import Settings
 from tests.service.deadlines import eventually
 from tests.service.torchfree_pipelines import STEPS
-from workers.actor import Order
+from workers.actor import Order, SearchOrder
 from workers.contracts.events import Failed, NumberedEvent, Succeeded
 from workers.contracts.places import Places
 from workers.contracts.recipe import Recipe, Resources
+from workers.contracts.search import Search
+from workers.contracts.trials import SearchRecord
 from workers.local_store import LocalStore
 
 HERE = "tests.service.torchfree_pipelines"
+ENGINES = "tests.service.torchfree_engines"
 
 
 @pytest.fixture(params=["inline", pytest.param("ray", marks=pytest.mark.ray)])
@@ -115,8 +119,10 @@ def test_waiting_without_questions_returns_in_time(runner: Runner) -> None:
 
 def test_room_is_counted() -> None:
     room = Capacity(2, 0)
-    assert room.holds(Resources(cpus=2)) and not room.holds(Resources(gpus=1))
+    assert room.times(Resources(cpus=1)) == 2 and room.times(Resources(gpus=1)) == 0
+    assert Capacity(8, 3).times(Resources(cpus=2, gpus=1)) == 3
     assert room.minus(Resources(cpus=3)) == Capacity(-1, 0)
+    assert Capacity(-1, 0).times(Resources()) == 0
 
 
 @pytest.mark.ray
@@ -127,6 +133,25 @@ def test_the_worker_sees_its_threads_no_gpu_and_equal_sums(ray_runner: Any, reci
     assert threads.message == "threads 2" and gpus.message == "gpus ''"
     assert cublas.message == "cublas :4096:8"
     assert not Path(workspace.message.removeprefix("workspace ")).exists()
+    ray_runner.stop(wanted.attempt_id)
+
+
+@pytest.mark.ray
+def test_a_search_leads_and_leaves_the_room_to_its_trials(
+    ray_runner: Any, recipe: Recipe, search: Search, tmp_path: Path
+) -> None:
+    wanted = order(recipe.model_copy(update={"resources": Resources(cpus=2)}), tmp_path, "whole")
+    record = SearchRecord().model_dump(mode="json")
+    led = SearchOrder(search.model_dump(mode="json"), record, 1, f"{ENGINES}:environment")
+    wanted = dataclasses.replace(wanted, search=led)
+    ray_runner.start(wanted)
+    told = [item.event.message for item in collect(ray_runner, wanted.attempt_id)[:-1]]
+    assert told == [
+        "OMP_NUM_THREADS '2'",
+        "TUNE_DISABLE_SIGINT_HANDLER '1'",
+        "CUDA_VISIBLE_DEVICES ''",
+        "resources []",
+    ]
     ray_runner.stop(wanted.attempt_id)
 
 

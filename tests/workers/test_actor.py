@@ -64,6 +64,24 @@ def test_events_are_numbered_and_the_workspace_is_gone_at_the_last(
     assert not folders[0].exists() and not list(folders[0].parent.iterdir())
 
 
+def test_rungs_are_told_to_those_who_know_of_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A pipeline that takes five arguments runs as long as nobody asks for rungs."""
+    told: list[Any] = []
+
+    def plain(recipe: Any, store: Any, folder: Path, places: Any, owner: str) -> Iterator[Event]:
+        yield Succeeded(results=Results())
+
+    def asked(recipe: Any, store: Any, folder: Path, places: Any, owner: str, rungs: Any = ()) -> Iterator[Event]:
+        told.append(rungs)
+        yield Succeeded(results=Results())
+
+    for pipeline, rungs in ((plain, ()), (asked, ()), (asked, (0.1, 0.5))):
+        shell = shell_of(monkeypatch, tmp_path, pipeline, rungs=rungs)
+        shell.start()
+        assert [item["event"]["type"] for item in all_events(shell)] == ["pipeline_succeeded"]
+    assert told == [(), (0.1, 0.5)]
+
+
 def test_a_question_waits_for_news_and_no_longer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     go = threading.Event()
 

@@ -31,7 +31,7 @@ from workers.contracts.results import Results, StageResult
 from workers.errors import RecipeError
 from workers.local_store import LocalStore
 
-STAGES = ["evaluate", "basis", "regularize", "prune", "evaluate", "recover", "evaluate"]
+STAGES = ["evaluate", "covariance", "basis", "regularize", "prune", "evaluate", "recover", "evaluate"]
 
 
 class Runs:
@@ -150,7 +150,7 @@ def test_without_recovery_the_pruned_model_is_the_final_one(recipe: Recipe, runs
     assert results.dense.speed.generation_tokens_per_second > 0
     assert results.pruned.speed.slowest <= results.pruned.speed.fastest
     files = {stored.path: stored.sha256 for stored in of_type(events, ArtifactStored)[0].files}
-    pruned = runs.store.find(of_type(events, StageFinished)[3].key)
+    pruned = runs.store.find(of_type(events, StageFinished)[4].key)
     assert {stored.sha256 for stored in pruned.files} <= set(files.values())
 
 

@@ -5,30 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from workers.comparison.row import TableRow, perplexity, quotient
 from workers.contracts.results import Measurement, Subject
 from workers.contracts.tasks import TaskFigure
-
-Value = str | int | float | None
-
-Form = Literal[
-    "text", "count", "percent", "perplexity", "ratio", "speedup", "rate", "seconds", "hours", "figure", "plain"
-]
-"""How a column's figures are written for people; programs get them as they are."""
-
-_FORMS: Mapping[str, str] = {
-    "count": "{:,}",
-    "percent": "{:.1%}",
-    "perplexity": "{:,.2f}",
-    "ratio": "{:.3f}",
-    "speedup": "{:.2f}",
-    "rate": "{:,.0f}",
-    "hours": "{:.3g}",
-    "figure": "{:,.4g}",
-    "plain": "{}",
-}
+from workers.written import Form, Value, score_form
 
 
 @dataclass(frozen=True)
@@ -47,17 +28,6 @@ class Column:
     """The column whose standard error this is; people read it there, behind the figure."""
     about: str = ""
     """The text or task that neighbouring columns are all about; the first of them says so in its title."""
-
-
-def written(value: Value, form: str) -> str:
-    """A figure as people read it; nothing for what is not known."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    if form == "seconds":
-        return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-    return _FORMS.get(form, "{}").format(value)
 
 
 def columns_of(rows: Sequence[TableRow]) -> list[Column]:
@@ -193,7 +163,7 @@ def _of_task(task: str, rows: Sequence[TableRow]) -> list[Column]:
     scored = [scores(each)[task] for row in rows for each in models(row) if task in scores(each)]
     metrics = {each.metric for each in scored}
     name, title = f"tasks.{task}", f"{task} ({metrics.pop()})" if len(metrics) == 1 else task
-    form: Form = "percent" if all(0 <= (each.value or 0) <= 1 for each in scored) else "figure"
+    form = score_form(each.value for each in scored)
     return [
         Column(f"{name}.dense", "dense", form, of("dense", "value"), about=title),
         Column(f"{name}.dense.stderr", "", form, of("dense", "stderr"), error_of=f"{name}.dense"),

@@ -7,20 +7,14 @@ from pathlib import Path
 from typing import Literal, Self
 
 from workers.comparison.caveats import Note, notes_of
-from workers.comparison.columns import Column, Form, Value, columns_of, models, written
+from workers.comparison.columns import Column, columns_of, models
 from workers.comparison.row import TableRow
-from workers.comparison.written import aligned, comma_separated
 from workers.contracts.base import Contract
 from workers.contracts.results import PerplexityProtocol
+from workers.written import Form, TableForm, Value, aligned, comma_separated, write_forms, written
 
 UNTITLED = "Comparison"
 """The title where there is no study to name."""
-
-TableForm = Literal["json", "markdown", "csv"]
-"""In which words a comparison is told."""
-
-ENDINGS: dict[TableForm, str] = {"json": "json", "markdown": "md", "csv": "csv"}
-"""Endings of the forms' files."""
 
 SAME_SIZE_FRACTION = 0.01
 """Rows whose parameter counts differ by no more than this, of the larger, are of equal size."""
@@ -131,8 +125,7 @@ class Comparison(Contract):
 
     def write(self, folder: Path) -> None:
         """Write `table.md`, `table.csv` and `table.json` into a folder."""
-        for form, ending in ENDINGS.items():
-            (folder / f"table.{ending}").write_text(self.told(form), encoding="utf-8", newline="")
+        write_forms(self.told, folder)
 
 
 def row_title(row: TableRow) -> str:

@@ -79,12 +79,6 @@ def _series(row: TableRow) -> str:
 
 def write_figures(rows: Sequence[TableRow], folder: Path) -> list[Path]:
     """Write every figure that the rows allow into a folder, as SVG and as PNG."""
-    from workers.figures.rendering import FORMS, rendered
+    from workers.figures.rendering import saved
 
-    written = []
-    for name, figure in figures_of(rows).items():
-        for form in FORMS:
-            file = folder / f"{name}.{form}"
-            file.write_bytes(rendered(figure, form))
-            written.append(file)
-    return written
+    return saved(figures_of(rows), folder)

@@ -41,18 +41,17 @@ class TableRow(Contract):
     @property
     def final(self) -> Measurement | None:
         """The model that the row ends with."""
-        return self.results.recovered or self.results.pruned
+        return final_of(self.results)
 
     @property
     def counted_parameters(self) -> int | None:
         """True parameters of the final model; without rows and columns of zeros, where its method leaves some."""
-        left = self.final.nonzero_parameters if self.final else None
-        return left if left is not None else self.final.parameters if self.final else None
+        return counted_parameters(self.final)
 
     @property
     def parameters_fraction(self) -> float | None:
         """Parameters left, of the dense model's; 1.0 is all of them."""
-        return quotient(self.counted_parameters, self.results.dense.parameters if self.results.dense else None)
+        return parameters_fraction(self.results)
 
     def perplexity_ratio(self, text: str) -> float | None:
         """Perplexity of the final model over the dense model's; below 1 is better than dense."""
@@ -82,6 +81,23 @@ class TableRow(Contract):
         for part in path:
             place = place.get(part) if isinstance(place, dict) else None
         return place
+
+
+def final_of(results: Results) -> Measurement | None:
+    """The model that a recipe ends with."""
+    return results.recovered or results.pruned
+
+
+def counted_parameters(measured: Measurement | None) -> int | None:
+    """True parameters of a model; without rows and columns of zeros, where its method leaves some."""
+    if measured is None:
+        return None
+    return measured.parameters if measured.nonzero_parameters is None else measured.nonzero_parameters
+
+
+def parameters_fraction(results: Results) -> float | None:
+    """Parameters that the final model has left, of the dense model's; 1.0 is all of them."""
+    return quotient(counted_parameters(final_of(results)), results.dense.parameters if results.dense else None)
 
 
 def perplexity(measured: Measurement | None, text: str) -> float | None:

@@ -6,6 +6,7 @@ from pydantic import Field, TypeAdapter
 
 from workers.contracts.base import Contract
 from workers.contracts.results import Measurement, Results, StageName, StoredFile, Subject
+from workers.contracts.trials import TrialFinished, TrialProgressed, TrialProposed, TrialReported
 from workers.errors import FaultClass
 
 
@@ -120,6 +121,10 @@ Event = Annotated[
     | StageFinished
     | ArtifactStored
     | Notice
+    | TrialProposed
+    | TrialProgressed
+    | TrialReported
+    | TrialFinished
     | Succeeded
     | Failed,
     Field(discriminator="type"),

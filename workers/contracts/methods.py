@@ -110,13 +110,29 @@ class DressSettings(Contract):
         unused = {"preset", "exact_norms", *({"ratio"} if self.solver == "elastic" else ())}
         return self.model_dump(mode="json", exclude=unused)
 
+    @property
+    def refines(self) -> bool:
+        """Whether the axes are turned by descent, where the stream is rotated at all."""
+        return self.basis != "channels" and self.channels in ("last", "activation") and self.refinement > 0
+
+    def for_covariance(self) -> dict[str, Any] | None:
+        """What decides what is learnt of the dense model, for its key: no ratio does; none if nothing looks at it."""
+        if self.basis == "channels" and self.channels != "activation":
+            return None
+        return {"kind": self.kind, "basis": self.basis, "gradients": self.basis != "channels" and self.sensitivity > 0}
+
     def for_basis(self) -> dict[str, Any] | None:
-        """What decides the basis, for its key; none if the channels are taken as they stand."""
+        """What decides the basis, for its key; none if the channels are taken as they stand.
+
+        The refinement alone heeds what is to be kept, and it takes its batches from `training`.
+        """
         if self.basis == "channels" and self.channels == "last" and self.export != "native":
             return None
-        names = {"kind", "basis", "channels", "sensitivity", "refinement", "refinement_rate", "round_to", "export"}
+        names = {"kind", "basis", "channels", "sensitivity", "export"}
+        if not self.refines:
+            return self.model_dump(mode="json", include=names)
+        names |= {"refinement", "refinement_rate", "round_to"}
         names |= {"elastic_ratios"} if self.solver == "elastic" else {"ratio"}
-        # The refinement takes its batches from `training`.
         return {**self.model_dump(mode="json", include=names), "batch_size": self.training.batch_size}
 
     def for_prune(self) -> dict[str, Any]:
@@ -153,6 +169,9 @@ class DenseSettings(Contract):
     def ratio(self) -> float:
         """Share of the hidden channels removed."""
         return 0.0
+
+    def for_covariance(self) -> None:
+        """Nothing is looked at."""
 
     def for_basis(self) -> None:
         """No basis is looked for."""

@@ -19,7 +19,8 @@ class TrainingRecord(Contract):
     metrics: dict[str, list[float | None]]
     """What was reported there: `loss`, `learning_rate`; where the stage has them `cross_entropy`, `divergence`,
     `stream_distance` (the loss's terms, in nats a token but for the last), `penalty`, `preserved_ratio`,
-    `loss_scale`. Null where a point has no such figure, or no finite one."""
+    `loss_scale`; of a search's trial `cut_loss`, the loss on held-out text as if the model were cut then, and
+    `channels_kept`, to which width. Null where a point has no such figure, or no finite one."""
 
     @model_validator(mode="after")
     def _rectangular(self) -> "TrainingRecord":

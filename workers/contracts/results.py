@@ -11,7 +11,7 @@ from workers.contracts.tasks import TaskFigure
 Subject = Literal["dense", "pruned", "recovered"]
 """Which model a figure is about: as it came, after the cut, after recovery."""
 
-StageName = Literal["evaluate", "zero_shot", "basis", "regularize", "prune", "recover", "benchmark"]
+StageName = Literal["evaluate", "zero_shot", "covariance", "basis", "regularize", "prune", "recover", "benchmark"]
 
 
 class PerplexityProtocol(Contract):

@@ -26,6 +26,9 @@ class _CutByRule(Contract):
         """Whether the regularize stage takes training steps."""
         return False
 
+    def for_covariance(self) -> None:
+        """None: each looks in its own way, while it prepares."""
+
     def for_basis(self) -> dict[str, Any] | None:
         """What decides the preparation, for its key."""
         return self.model_dump(mode="json")

@@ -24,6 +24,7 @@ from workers.contracts.method_list import (
     trains_nothing_first,
 )
 from workers.contracts.recipe import Recipe, parse_yaml
+from workers.contracts.search import Search, is_search
 from workers.errors import RecipeError
 
 MOST_ROWS = 500
@@ -156,11 +157,12 @@ def slug(name: str) -> str:
 
 
 def with_settings(plain: Any, settings: Iterable[str]) -> Any:
-    """A YAML document with `FIELD=VALUE` settings applied: to a recipe, or to a study's base.
+    """A YAML document with `FIELD=VALUE` settings applied: to a recipe, or to a study's or a search's base.
 
     A recipe with `methods` comes back as the study that it is.
 
-    A field of a study's grid takes the one value in place of its list.
+    A field of a study's grid, or of a search's space, takes the one value in place of those there; the search's own
+    fields (`trials`, `algorithm` and the like) are set by their names.
 
     Raises:
         RecipeError: a setting is no `FIELD=VALUE`, or a row of the study changes its field.
@@ -182,6 +184,8 @@ def _value(setting: str, text: str) -> Any:
 
 
 def _set(plain: dict[str, Any], field: str, value: Any) -> dict[str, Any]:
+    if is_search(plain):
+        return _set_in_search(plain, field, value)
     if not is_study(plain):
         return with_change(plain, field, value)
     grid, rows = plain.get("grid"), plain.get("rows")
@@ -194,6 +198,15 @@ def _set(plain: dict[str, Any], field: str, value: Any) -> dict[str, Any]:
     if plain.get("methods") and holds("method", field):
         raise RecipeError(field, "the study lists its methods; edit the list instead")
     return {**plain, "base": with_change(plain["base"], field, value)} if isinstance(plain["base"], dict) else plain
+
+
+def _set_in_search(plain: dict[str, Any], field: str, value: Any) -> dict[str, Any]:
+    space = plain["space"]
+    if isinstance(space, dict) and field in space:
+        return {**plain, "space": {**space, field: {"choice": [value]}}}
+    if field.partition(".")[0] in Search.model_fields:
+        return with_change(plain, field, value)
+    return {**plain, "base": with_change(plain.get("base") or {}, field, value)}
 
 
 def _variations(study: Study) -> Iterator[tuple[str, dict[str, Any]]]:

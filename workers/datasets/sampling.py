@@ -11,14 +11,18 @@ from workers.errors import RecipeError
 _DOCUMENTS_A_BATCH = 1000
 
 
-def draw(documents: Documents, tokenizer: Tokenizer, samples: int, sequence_length: int, seed: int) -> torch.Tensor:
+def draw(
+    documents: Documents, tokenizer: Tokenizer, samples: int, sequence_length: int, seed: int, spare: int = 0
+) -> torch.Tensor:
     """A seeded choice, in random order, among the disjoint windows that the corpus is cut into.
 
     Documents are tokenized one by one, with the separator that follows them and without special tokens, laid end to
     end and cut every `sequence_length` tokens; the tail is dropped.
 
+    Args:
+        spare: so many windows more, as far as there are any; the first `samples` are the same with and without.
     Returns:
-        Token ids, int64 [samples, sequence_length].
+        Token ids, int64 [samples to samples + spare, sequence_length].
 
     Raises:
         RecipeError: the corpus gives fewer windows than `samples`.
@@ -32,16 +36,16 @@ def draw(documents: Documents, tokenizer: Tokenizer, samples: int, sequence_leng
             "lower data.samples or data.sequence_length, set data.sampling to overlapping, or choose a larger corpus",
         )
     order = torch.randperm(windows, generator=torch.Generator().manual_seed(seed))
-    return tokens[: windows * sequence_length].view(windows, sequence_length)[order[:samples]]
+    return tokens[: windows * sequence_length].view(windows, sequence_length)[order[: samples + spare]]
 
 
 def draw_overlapping(
-    documents: Documents, tokenizer: Tokenizer, samples: int, sequence_length: int, seed: int
+    documents: Documents, tokenizer: Tokenizer, samples: int, sequence_length: int, seed: int, spare: int = 0
 ) -> torch.Tensor:
     """As `draw`, but each sequence begins at a token of its own, chosen at random; two may share tokens.
 
     Returns:
-        Token ids, int64 [samples, sequence_length].
+        Token ids, int64 [samples to samples + spare, sequence_length].
 
     Raises:
         RecipeError: the corpus has fewer places to begin than `samples`.
@@ -55,7 +59,7 @@ def draw_overlapping(
             f"{sequence_length} tokens begin; lower data.samples or data.sequence_length, or choose a larger corpus",
         )
     order = torch.randperm(starts, generator=torch.Generator().manual_seed(seed))
-    return torch.stack([tokens[start : start + sequence_length] for start in order[:samples].tolist()])
+    return torch.stack([tokens[start : start + sequence_length] for start in order[: samples + spare].tolist()])
 
 
 def _tokens(documents: Documents, tokenizer: Tokenizer) -> torch.Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from io import BytesIO
+from pathlib import Path
 from typing import Literal
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,6 +15,9 @@ from workers.figures.style import styled
 
 Form = Literal["svg", "png"]
 FORMS: tuple[Form, ...] = ("svg", "png")
+
+UNDRAWABLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What drawing and rendering raise where records hold what nobody thought of; a full disk is not among them."""
 
 PNG_DOTS_PER_INCH = 200
 """Twice what 640 pixels need: sharp on dense screens and on paper."""
@@ -30,3 +35,14 @@ def rendered(figure: Figure, form: Form) -> bytes:
         FigureCanvasSVG(figure)
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
     return file.getvalue().replace(b"<svg ", b'<svg role="img" ', 1)
+
+
+def saved(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
+    """Write figures by their names into a folder, each as SVG and as PNG."""
+    files = []
+    for name, figure in figures.items():
+        for form in FORMS:
+            file = folder / f"{name}.{form}"
+            file.write_bytes(rendered(figure, form))
+            files.append(file)
+    return files

@@ -37,8 +37,7 @@ class Axis:
 
 def by_parameters(rows: Sequence[ComparedRow]) -> Axis:
     """True parameters, in the unit that suits the largest model."""
-    most = max((row.parameters or 0 for row in rows), default=0)
-    unit, size = ("billions", 1e9) if most >= 1e9 else ("millions", 1e6) if most >= 1e6 else ("thousands", 1e3)
+    unit, size = count_unit(max((row.parameters or 0 for row in rows), default=0))
     return Axis(
         f"Parameters of the exported model ({unit})",
         lambda row: None if row.parameters is None else row.parameters / size,
@@ -53,13 +52,22 @@ def by_throughput() -> Axis:
 
 def by_latency(rows: Sequence[ComparedRow]) -> Axis:
     """One prompt, in seconds or in milliseconds."""
-    longest = max((row.prompt_seconds or 0.0 for row in rows), default=0.0)
-    unit, size = ("s", 1.0) if longest >= 1 else ("ms", 1e-3)
+    unit, size = time_unit(max((row.prompt_seconds or 0.0 for row in rows), default=0.0))
     return Axis(
         f"Time of one prompt ({unit}, further left is faster)",
         lambda row: None if row.prompt_seconds is None else row.prompt_seconds / size,
         short="latency",
     )
+
+
+def count_unit(most: float) -> tuple[str, float]:
+    """A word for the unit that suits a number of parameters, and its size."""
+    return ("billions", 1e9) if most >= 1e9 else ("millions", 1e6) if most >= 1e6 else ("thousands", 1e3)
+
+
+def time_unit(longest: float) -> tuple[str, float]:
+    """The unit that suits the time of a piece of work, and its seconds."""
+    return ("s", 1.0) if longest >= 1 else ("ms", 1e-3)
 
 
 def scatter(rows: Sequence[ComparedRow], cost: Axis, quality: Axis, title: str) -> Figure | None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from workers.figures.rows import ComparedRow
-from workers.figures.style import finite, plain
+from workers.figures.style import finite
+from workers.written import plain
 
 Setting = Callable[[ComparedRow], float | str | None]
 

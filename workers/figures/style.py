@@ -14,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from workers.written import plain
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette (Color Universal Design, 2008) without its yellow, which is pale on white."""
 
@@ -108,14 +110,6 @@ def logarithmic(axes: Axes, axis: Literal["x", "y"], spread: float) -> None:
     one.set_major_locator(LogLocator(subs=(1.0,) if spread > MANY_DECADES else (1.0, 2.0, 5.0)))
     one.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     one.set_minor_formatter(NullFormatter())
-
-
-def plain(value: float) -> str:
-    """A number as people write it: 0.001, 20, 1,500, 1e-5."""
-    if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e6):
-        digits, _, exponent = f"{value:.3g}".partition("e")
-        return f"{digits}e{int(exponent)}" if exponent else digits
-    return f"{value:,.6g}" if abs(value) >= 1000 else f"{value:.6g}"
 
 
 def level_line(axes: Axes, value: float, label: str, number: int = 0) -> None:

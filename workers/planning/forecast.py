@@ -17,7 +17,7 @@ from workers.contracts.results import Subject
 from workers.contracts.speed import UNTIMED
 from workers.contracts.training import TrainingSettings
 from workers.models.family import family_of, is_tied
-from workers.planning.plan import PlannedStage
+from workers.planning.plan import CALIBRATION_SEQUENCES, PlannedStage
 from workers.planning.shapes import head_slot, pruned_shapes
 
 FORWARD, BACKWARD, BACKWARD_TO_WEIGHTS = 2, 4, 2
@@ -31,9 +31,6 @@ BLOCK_AREAS, SITES_A_BLOCK = 12, 2
 
 EIGEN = 9
 """Operations that all eigenvectors of a symmetric matrix take, in units of its width³."""
-
-CALIBRATION_SEQUENCES = 128
-"""As `workers.pruning.method`, whose methods look at so many sequences before it trains."""
 
 PROBES, PROBE_TOKENS = 2, 256
 """As `workers.stages.prune`, which compares two models on one sequence."""
@@ -125,6 +122,7 @@ def effort_of(
             sizes[stage.subject or "dense"].parameters, sum(measured_tokens.get(part, 0) for part in parts)
         ),
         "zero_shot": lambda: _zero_shot(recipe, sizes[stage.subject or "dense"].parameters, parts),
+        "covariance": lambda: _covariance(recipe, dense, sequence_length),
         "basis": lambda: _basis(recipe, sizes, sequence_length),
         "regularize": lambda: _regularize(recipe, dense, sequence_length),
         "prune": lambda: _moving(FORWARD * PROBES * PROBE_TOKENS * dense, dense + 3 * pruned),
@@ -149,8 +147,16 @@ def _zero_shot(recipe: Recipe, parameters: int, tasks: Collection[str]) -> Effor
     return _moving(FORWARD * parameters * tokens, 2 * parameters)
 
 
+def _covariance(recipe: Recipe, dense: int, sequence_length: int) -> Effort:
+    """One pass over a few sequences, and back where the loss's gradient is heeded."""
+    settings, samples = recipe.method, recipe.data.regularize_samples or recipe.data.samples
+    heeds = settings.kind == "dress" and settings.basis != "channels" and settings.sensitivity > 0
+    rate = FORWARD + (BACKWARD if heeds else 0)
+    return _moving(rate * dense * min(CALIBRATION_SEQUENCES, samples) * sequence_length, dense)
+
+
 def _basis(recipe: Recipe, sizes: Mapping[Subject, Size], sequence_length: int) -> Effort:
-    """Looking at the dense model, and for DReSS refining the axes, for which the dense model runs along."""
+    """How rivals look at the dense model; for DReSS refining the axes, for which the dense model runs along."""
     settings, samples = recipe.method, recipe.data.regularize_samples or recipe.data.samples
     dense, width = sizes["dense"].parameters, sizes["dense"].hidden_size
     if settings.kind == "sleb":
@@ -161,15 +167,10 @@ def _basis(recipe: Recipe, sizes: Mapping[Subject, Size], sequence_length: int) 
         tokens = min(settings.calibration_samples, samples) * sequence_length
         sites = SITES_A_BLOCK * _blocks(dense, width)
         return _moving((2 * FORWARD * dense + 2 * sites * width**2) * tokens + EIGEN * sites * width**3, dense)
-    if settings.kind != "dress":
+    if settings.kind != "dress" or not settings.refines:
         return _moving(0, dense)
-    is_rotated = settings.basis != "channels"
-    rate = FORWARD + (BACKWARD if is_rotated and settings.sensitivity > 0 else 0)
-    operations = float(rate * dense * min(CALIBRATION_SEQUENCES, samples) * sequence_length)
-    if is_rotated:
-        rate = 2 * FORWARD + BACKWARD - BACKWARD_TO_WEIGHTS
-        operations += rate * dense * settings.refinement * samples * sequence_length
-    return _moving(operations, dense)
+    rate = 2 * FORWARD + BACKWARD - BACKWARD_TO_WEIGHTS
+    return _moving(rate * dense * settings.refinement * samples * sequence_length, dense)
 
 
 def _blocks(parameters: int, width: int) -> int:

@@ -106,10 +106,18 @@ def _changes(stage: StageName, recipe: Recipe) -> Iterator[Change]:
         yield {"evaluate.speed": False}  # the models are held together, and their weights do not shrink
     elif stage == "regularize" and recipe.method.kind == "llm_surgeon":
         yield from _halved("method.batch_size", recipe.method.batch_size)
-    elif stage == "basis":
-        if recipe.method.kind == "sleb" or recipe.method.kind == "slicegpt":
-            yield from _halved("method.batch_size", recipe.method.batch_size)
+    elif stage in ("covariance", "basis"):
+        if stage == "basis":
+            yield from _smaller_batches(recipe)
         yield {"data.sequence_length": 512}
+
+
+def _smaller_batches(recipe: Recipe) -> Iterator[Change]:
+    """Of the basis stage."""
+    if recipe.method.kind == "sleb" or recipe.method.kind == "slicegpt":
+        yield from _halved("method.batch_size", recipe.method.batch_size)
+    elif recipe.method.kind == "dress":
+        yield from _halved("method.training.batch_size", recipe.method.training.batch_size)
 
 
 def _halved(field: str, size: int) -> Iterator[Change]:

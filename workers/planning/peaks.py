@@ -38,8 +38,8 @@ _FFN_MATRICES = 3
 _LONGEST_QUESTION = 256
 """Tokens of the longest question with an answer, about; lm-eval fills shorter ones up to the longest of a batch."""
 
-_BASIS_SEQUENCES = 8
-"""Sequences at once while the basis is looked for."""
+_LOOKED_AT_SEQUENCES = 8
+"""Sequences at once while the dense model is looked at."""
 
 Items = dict[str, int]
 """What takes the memory, in bytes."""
@@ -61,6 +61,7 @@ class Rules:
         made = {
             "evaluate": self._evaluate,
             "zero_shot": self._zero_shot,
+            "covariance": self._covariance,
             "basis": self._basis,
             "regularize": self._regularize,
             "prune": self._prune,
@@ -98,16 +99,25 @@ class Rules:
         settings = self.recipe.method
         if settings.kind == "sleb" or settings.kind == "slicegpt":
             return self._looking(subject, settings)
-        if settings.kind in ("magnitude", "random") and not self._looks_at_heads:
-            gram = 8 * self.sizes[subject].hidden_size ** 2 if settings.kind == "magnitude" else 0
-            return {"weights": _FULL * self._parameters(subject), "statistics": gram}
-        tokens = _BASIS_SEQUENCES * self._sequence_length
-        layers = _FULL * tokens * self._kept_by_a_layer(subject) * self._layers
+        if settings.kind == "dress" and settings.refines:
+            return self._looking_at_all_layers(subject, settings.training.batch_size)
+        if self._looks_at_heads:
+            return self._covariance(subject)
+        gram = 0 if settings.kind == "random" else 8 * self._hidden(subject) ** 2
+        held = _LOSS_COPIES * gram if settings.kind == "dress" else gram
+        return {"weights": _FULL * self._parameters(subject), "statistics": held}
+
+    def _covariance(self, subject: Subject) -> Items:
+        return self._looking_at_all_layers(subject, _LOOKED_AT_SEQUENCES)
+
+    def _looking_at_all_layers(self, subject: Subject, sequences: int) -> Items:
+        """With gradients of what flows through the model, and none of its weights."""
+        tokens = sequences * self._sequence_length
         return {
             "weights": _FULL * self._parameters(subject),
-            "activations": layers,
+            "activations": _FULL * tokens * self._kept_by_a_layer(subject) * self._layers,
             "logits": _LOSS_COPIES * _FULL * tokens * self._vocabulary,
-            "statistics": 8 * self.sizes[subject].hidden_size ** 2 * _LOSS_COPIES,
+            "statistics": _LOSS_COPIES * 8 * self._hidden(subject) ** 2,
         }
 
     def _looking(self, subject: Subject, settings: SlebSettings | SliceGptSettings) -> Items:

@@ -35,7 +35,8 @@ NOT_DECIDING = frozenset(
             "durable.py",
         ),
         *("errors.py", "figures", "high_water.py", "licence.py", "local_run.py", "local_store.py"),
-        *("local_uploads.py", "model_card.py", "pipeline.py", "study_run.py", "study_table.py"),
+        *("local_uploads.py", "model_card.py", "pipeline.py", "searching", "study_run.py", "study_table.py"),
+        "tuning.py",
         *("planning/forecast.py", "planning/needs.py", "planning/peaks.py", "planning/room.py", "planning/shapes.py"),
     }
 )
@@ -44,6 +45,9 @@ computing once too often is cheap, finding a stale result is not."""
 
 NOT_OF_PERPLEXITY = {"speed", "perplexity", "tasks", "tasks_limit", "tasks_num_fewshot", "tasks_batch_size", "tasks_of"}
 """Fields of `evaluate` that decide no perplexity; the texts stand in the keys by their digests."""
+
+CALIBRATION_SEQUENCES = 128
+"""As `workers.pruning.method`, whose methods look at so many sequences before it trains."""
 
 SIZES = "the sizes"
 """The part of an evaluation that needs no text. No text's label has a blank, so none is called the same."""
@@ -112,13 +116,15 @@ def stages_of(recipe: Recipe, sources: Sources) -> list[PlannedStage]:
     # A path or an id decides nothing: the digest of what it leads to does.
     data = recipe.data.model_dump(mode="json", exclude={"path", "dataset", "dataset_sha256"})
     data["sequence_length"] = recipe.data.sequence_length or sources.sequence_length
-    found = recipe.method.for_basis()
+    looked, found = recipe.method.for_covariance(), recipe.method.for_basis()
     seen = (sources.model, data, seed, sources.training_text, code, device)
+    looked_at = (sources.model, _looked_at(recipe, data), seed, sources.training_text, code, device)
     basis = "none" if found is None else _key("basis", found, *seen)
     regularized = _key("regularize", recipe.method.for_regularize(), basis, *seen)
     final = pruned = _key("prune", regularized, recipe.method.for_prune(), seed)
     stages = [
         *_evaluating(recipe, sources, "dense", sources.model),
+        *([] if looked is None else [PlannedStage("covariance", _key("covariance", looked, *looked_at))]),
         *([] if found is None else [PlannedStage("basis", basis)]),
         PlannedStage("regularize", regularized),
         PlannedStage("prune", pruned),
@@ -133,6 +139,13 @@ def stages_of(recipe: Recipe, sources: Sources) -> list[PlannedStage]:
         key = _key("benchmark", asked, sources.model, pruned, final, occupied, sources.machine, code, device, seed)
         stages.append(PlannedStage("benchmark", key))
     return stages
+
+
+def _looked_at(recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:
+    """The data as a look at the dense model sees them: the first sequences of the share, however many follow."""
+    share = recipe.data.regularize_samples or recipe.data.samples
+    rest = {name: value for name, value in data.items() if name not in ("samples", "split")}
+    return {**rest, "sequences": min(CALIBRATION_SEQUENCES, share)}
 
 
 def _evaluating(recipe: Recipe, sources: Sources, subject: Subject, model: str | None) -> list[PlannedStage]:

@@ -48,7 +48,7 @@ class ChannelsAtOnce:
         """The `order` of the channels, [d], and `heads` [layers, heads] where heads go along; see `order`."""
         yield from nothing_to_prepare()
         model = task.model.eval()
-        found = {"order": channel_order(settings.kind, model, family, (), task.seed)}
+        found = {"order": channel_order(settings.kind, model, family, task.seed)}
         if width_of(settings, family, model.config).heads is not None:
             found["heads"] = head_order(model, family, calibration(task.sequences))
         return found

@@ -60,7 +60,7 @@ class Dress:
         if is_principal(settings, family, model.config):
             found["axes"] = yield from _axes(settings, family, task)
         elif settings.channels != "last":
-            found["order"] = channel_order(settings.channels, model, family, calibration(task.sequences), task.seed)
+            found["order"] = channel_order(settings.channels, model, family, task.seed, task.statistics)
         if width.heads is not None:
             found["heads"] = head_order(model, family, calibration(task.sequences))
         return found
@@ -134,13 +134,23 @@ def _widths(settings: DressSettings, family: ModelFamily, config: PreTrainedConf
     return [width_of(settings, family, config, ratio) for ratio in ratios]
 
 
+def look(
+    settings: DressSettings, family: ModelFamily, model: PreTrainedModel, sequences: Tensor, seed: int
+) -> basis.StreamStatistics:
+    """What every ratio's axes or order start from: what the dense model's stream carries and, for axes, heeds.
+
+    Args:
+        sequences: token ids [samples, sequence_length] of the regularize share.
+    """
+    heeds = settings.sensitivity > 0 and is_principal(settings, family, model.config)
+    return basis.stream_statistics(model.eval(), family, calibration(sequences), gradients=heeds, seed=seed)
+
+
 def _axes(settings: DressSettings, family: ModelFamily, task: Preparation) -> Generator[Step, None, Tensor]:
     """The new axes by falling importance, float64 [d, n]; n = d, or d - 1 for LayerNorm, which drops the mean."""
-    heeds = settings.sensitivity > 0
-    text = calibration(task.sequences)
-    statistics = basis.stream_statistics(task.model, family, text, gradients=heeds, seed=task.seed)
+    assert task.statistics is not None  # noqa: S101  looked at before, see `for_covariance`
     layer = family.norm == "layer"
-    matrix = basis.importance(statistics, settings.sensitivity)
+    matrix = basis.importance(task.statistics, settings.sensitivity)
     axes = basis.centred_axes(matrix) if layer else basis.principal_axes(matrix)
     if settings.channels in ("random", "magnitude"):
         return axes_order(settings.channels, axes, task.model, family, task.seed)

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from workers.models.family import ModelFamily, writer_modules
 from workers.pruning.groups import IdleRider
+from workers.pruning.masking import silenced
 
 
 class ElasticWidths(IdleRider):
@@ -50,11 +51,8 @@ class ElasticWidths(IdleRider):
         """A writer's output [B, L, d] or [B·L, d] (OPT's FFN), zero beyond each sequence's width."""
         if self._mask is None:
             return output
-        mask = self._mask.to(output.dtype)
-        masked = output.reshape(len(mask), -1, output.shape[-1]) * mask
-        if self._centred:
-            masked = masked - mask * (masked.sum(-1, keepdim=True) / mask.sum(-1, keepdim=True))
-        return masked.view(output.shape)
+        by_sequence = output.reshape(len(self._mask), -1, output.shape[-1])
+        return silenced(by_sequence, self._mask, centred=self._centred).view(output.shape)
 
     @contextmanager
     def riding(self, model: PreTrainedModel, family: ModelFamily) -> Iterator[None]:

@@ -17,6 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from workers.contracts.methods import MethodSettings
 from workers.models.family import ModelFamily
+from workers.pruning.basis import StreamStatistics
 from workers.training.loop import Keeper, Step
 
 CALIBRATION_SEQUENCES = 128
@@ -47,6 +48,8 @@ class Preparation:
     seed: int
     keeper: Keeper
     """Where training state is kept."""
+    statistics: StreamStatistics | None = None
+    """What the dense model's stream carries, of a method whose settings have it looked at (`for_covariance`)."""
 
 
 @dataclass(frozen=True)

@@ -12,22 +12,23 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from workers.models.family import ModelFamily, head_dim_of
-from workers.pruning.basis import stream_statistics, weight_gram
+from workers.pruning.basis import StreamStatistics, weight_gram
 
 
-def channel_order(by: str, model: PreTrainedModel, family: ModelFamily, batches: Iterable[Tensor], seed: int) -> Tensor:
+def channel_order(
+    by: str, model: PreTrainedModel, family: ModelFamily, seed: int, statistics: StreamStatistics | None = None
+) -> Tensor:
     """The channels as they stand, by falling importance: indices [d].
 
     Args:
         by: `random`, `magnitude` (‖w_g‖₂ over all slots) or `activation` (mean square of the normalized stream).
-        batches: token ids, each [batch, length].
+        statistics: wanted by `activation`.
     """
-    width = model.config.hidden_size
     if by == "random":
-        return torch.randperm(width, generator=torch.Generator().manual_seed(seed))
+        return torch.randperm(model.config.hidden_size, generator=torch.Generator().manual_seed(seed))
     if by == "magnitude":
         return weight_gram(model, family).diagonal().argsort(descending=True, stable=True)
-    statistics = stream_statistics(model, family, batches)
+    assert statistics is not None  # noqa: S101  looked at before, see `DressSettings.for_covariance`
     return statistics.activation.diagonal().argsort(descending=True, stable=True)
 
 

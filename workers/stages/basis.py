@@ -11,6 +11,7 @@ from torch import Tensor
 
 from workers import checkpoints
 from workers.pruning.method import Preparation, method_of
+from workers.stages.covariance import load_covariance
 from workers.stages.outcome import Outcome, StageRun, training_events
 from workers.stages.record import Record
 from workers.training.checkpoints import TrainingCheckpoints
@@ -20,13 +21,17 @@ from workers.workbench import Workbench
 FILE = "basis.safetensors"
 
 
-def basis(bench: Workbench, key: str) -> StageRun:
-    """Leaves the tensors that the regularize stage starts from; the model stays as it is."""
+def basis(bench: Workbench, key: str, looked: Path | None) -> StageRun:
+    """Leaves the tensors that the regularize stage starts from; the model stays as it is.
+
+    Args:
+        looked: what the covariance stage left, if it ran.
+    """
     recipe = bench.recipe
     model = checkpoints.load_model(bench.dense_folder, torch.float32, bench.device)
     keeper = TrainingCheckpoints(bench.store, key, bench.workspace, recipe.resources)
     keeper.found()
-    task = Preparation(model, bench.regularize_sequences, recipe.seed, keeper)
+    task = Preparation(model, bench.regularize_sequences, recipe.seed, keeper, load_covariance(looked))
     found: dict[str, Tensor] = {}
 
     def steps() -> Generator[Step, None, None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +12,12 @@ from workers.training.loop import Point, Step
 
 RECORDS = "records"
 """The folder, in a stage's own and in the job's artifact."""
+
+CUT_LOSS, TRAINING_FRACTION = "cut_loss", "training_fraction"
+"""Figures of a rung, see `workers.stages.rungs`."""
+
+NOT_RECORDED = ("seconds", TRAINING_FRACTION)
+"""Figures that would make the records of equal runs differ: what the machine decides, and the recover settings."""
 
 MOST_POINTS = 2000
 """Points kept of a stage. The training loop reports fewer; a method that trains in its own way may report more."""
@@ -30,9 +37,17 @@ class Record:
             self._steps = step.steps
             if step.resumed:
                 self._points = list(step.earlier)
-            if figures := {name: value for name, value in step.metrics.items() if name != "seconds"}:
-                self._points.append((step.step, figures))  # seconds would make two equal runs' results differ
+            if figures := {name: value for name, value in step.metrics.items() if name not in NOT_RECORDED}:
+                self._note(step.step, figures)
             yield step
+
+    def _note(self, step: int, figures: dict[str, float]) -> None:
+        """Points stand in the order of their steps; what a rung adds joins what the step itself reported."""
+        place = bisect_right(self._points, step, key=lambda point: point[0])
+        if CUT_LOSS in figures and place > 0 and self._points[place - 1][0] == step:
+            self._points[place - 1] = (step, {**self._points[place - 1][1], **figures})
+        else:
+            self._points.insert(place, (step, figures))
 
     def write(self, folder: Path) -> None:
         """Write `records/<stage>.json` (`TrainingRecord`) into the stage's folder, unless nothing was reported."""

@@ -12,6 +12,7 @@ from workers.contracts.training import RecoverInFull, RecoverWithLora
 from workers.pruning.method import method_of
 from workers.stages.outcome import Outcome, StageRun, training_events
 from workers.stages.record import Record
+from workers.stages.rungs import at_rungs
 from workers.training.adapters import with_adapters
 from workers.training.checkpoints import TrainingCheckpoints
 from workers.training.loop import train
@@ -20,9 +21,10 @@ from workers.training.zeros import ZerosKept
 from workers.workbench import Workbench
 
 
-def recover(bench: Workbench, key: str, pruned: Path, settings: RecoverWithLora | RecoverInFull) -> StageRun:
+def recover(bench: Workbench, key: str, pruned: Path) -> StageRun:
     """Leaves the recovered model, of the pruned model's shape. Zeros of a method that leaves them stay."""
-    seed = bench.recipe.seed
+    settings, seed = bench.recipe.recover, bench.recipe.seed
+    assert settings.kind != "none"  # noqa: S101  then no recovery is planned
     model = checkpoints.load_model(pruned, getattr(torch, settings.training.weights), bench.device)
     keeper = TrainingCheckpoints(bench.store, key, bench.workspace, bench.recipe.resources)
     keeper.found()
@@ -35,7 +37,8 @@ def recover(bench: Workbench, key: str, pruned: Path, settings: RecoverWithLora 
     steps = train(
         trained, bench.recover_sequences, training, objective, seed=seed, rider=rider, keeper=keeper, parts=parts
     )
-    yield from training_events("recover", record.following(steps))
+    reports = at_rungs(bench, "recover", trained, training, keeper.extra)
+    yield from training_events("recover", record.following(reports.following(steps) if reports else steps))
     if isinstance(settings, RecoverWithLora):
         model = trained.merge_and_unload()
     folder = bench.new_folder(key)

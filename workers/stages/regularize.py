@@ -12,6 +12,7 @@ from workers.pruning.method import Regularization, method_of
 from workers.stages.basis import load_basis
 from workers.stages.outcome import Outcome, StageRun, training_events
 from workers.stages.record import RECORDS, Record
+from workers.stages.rungs import at_rungs
 from workers.training.checkpoints import TrainingCheckpoints
 from workers.workbench import Workbench
 
@@ -38,8 +39,11 @@ def regularize(bench: Workbench, key: str, prepared: Path | None) -> StageRun:
         extra=keeper.extra,
     )
     record = Record("regularize")
-    steps = record.following(method.regularize(recipe.method, bench.family, task))
-    yield from training_events("regularize", steps)
+    reports = None
+    if recipe.method.kind == "dress":
+        reports = at_rungs(bench, "regularize", model, recipe.method.training, keeper.extra)
+    steps = method.regularize(recipe.method, bench.family, task)
+    yield from training_events("regularize", record.following(reports.following(steps) if reports else steps))
     folder = bench.new_folder(key)
     checkpoints.save_weights(model.config, checkpoints.weights_of(model), bench.export_dtype, folder)
     checkpoints.copy_companions(bench.dense_folder, folder)

@@ -99,6 +99,11 @@ def steps_of(samples: int, settings: TrainingSettings) -> int:
     return math.ceil(samples / settings.batch_size) * settings.epochs
 
 
+def sequences_at_once(settings: TrainingSettings) -> int:
+    """Sequences that pass through the model together."""
+    return math.ceil(settings.batch_size / settings.accumulation_steps)
+
+
 def train(
     model: nn.Module,
     sequences: Tensor,
@@ -189,11 +194,11 @@ def _gradients(
 
     Every token counts the same, whatever the size of its slice: a slice's mean loss is weighted by its sequences.
     """
-    slices = ids.split(math.ceil(settings.batch_size / settings.accumulation_steps))
+    slices = ids.split(sequences_at_once(settings))
     losses: list[Tensor] = []
     terms: Parts = {}
     for part in slices:
-        with _autocast(ids.device, settings):
+        with autocast(ids.device, settings):
             loss = objective(part)
         share = len(part) / len(ids)
         if len(slices) > 1:
@@ -262,7 +267,7 @@ def _activations_dropped(model: PreTrainedModel, settings: TrainingSettings) -> 
         model.activation_checkpointing_disable()
 
 
-def _autocast(device: torch.device, settings: TrainingSettings) -> torch.autocast:
+def autocast(device: torch.device, settings: TrainingSettings) -> torch.autocast:
     """The arithmetic's type: weights keep theirs, matrices are multiplied in the one asked for."""
     asked = settings.precision
     if asked == "auto":

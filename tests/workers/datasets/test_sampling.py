@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
@@ -41,6 +43,19 @@ def test_more_than_the_corpus_cut_into_pieces_would_give() -> None:
         sampling.draw_overlapping(CORPUS, Letters(), most + 1, 32, seed=0)
     with pytest.raises(RecipeError, match="set data.sampling to overlapping"):
         sampling.draw(CORPUS, Letters(), most, 32, seed=0)
+
+
+@pytest.mark.parametrize("draw", [sampling.draw, sampling.draw_overlapping])
+def test_spare_sequences_are_others_and_change_none_of_the_rest(draw: Callable[..., torch.Tensor]) -> None:
+    tokens = len(CORPUS.text.encode())
+    most = tokens // 16 if draw is sampling.draw else tokens - 16 + 1
+    alone = draw(CORPUS, Letters(), 5, 16, seed=3)
+    along = draw(CORPUS, Letters(), 5, 16, seed=3, spare=4)
+    assert torch.equal(along[:5], alone) and len(along) == 9
+    assert len({tuple(row) for row in along.tolist()}) == 9
+    assert torch.equal(along, draw(CORPUS, Letters(), 9, 16, seed=3)), "the same permutation goes on"
+    assert len(draw(CORPUS, Letters(), most - 2, 16, seed=3, spare=4)) == most, "as far as there are any"
+    assert len(draw(CORPUS, Letters(), most, 16, seed=3, spare=4)) == most
 
 
 def test_a_corpus_without_text_is_named() -> None:

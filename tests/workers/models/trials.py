@@ -17,7 +17,7 @@ from tests.workers.models.variants import HIDDEN, VARIANTS, VOCABULARY
 from workers import checkpoints
 from workers.contracts.methods import DressSettings
 from workers.models.family import family_of, is_rotatable
-from workers.pruning.dress import METHOD
+from workers.pruning.dress import METHOD, look
 from workers.pruning.method import Preparation, Regularization
 from workers.training.loop import TrainingState
 
@@ -79,10 +79,9 @@ def result_of(steps: Generator[Any, None, Result]) -> Result:
 
 def prepared(model: PreTrainedModel, wanted: DressSettings) -> dict[str, Tensor]:
     """The axes or orders that the method finds for a model."""
-    task = Preparation(model, SEQUENCES, 0, NoKeeper())
-    found = result_of(METHOD.prepare(wanted, family_of(model.config), task))
-    model.zero_grad(set_to_none=True)
-    return found
+    family = family_of(model.config)
+    looked = None if wanted.for_covariance() is None else look(wanted, family, model, SEQUENCES, 0)
+    return result_of(METHOD.prepare(wanted, family, Preparation(model, SEQUENCES, 0, NoKeeper(), looked)))
 
 
 @dataclass(frozen=True)

@@ -87,10 +87,11 @@ def test_looking_costs_what_the_rule_says() -> None:
     assert operations(both, "evaluate", wikitext2=320, ptb=7) == 2 * 1000 * 327
     looked = 128 * LENGTH
     only_looks = changed(RECIPE, method__sensitivity=0.0, method__refinement=0.0)
-    assert operations(only_looks, "basis") == 2 * 1000 * looked
-    assert operations(changed(only_looks, method__sensitivity=0.5), "basis") == 6 * 1000 * looked
-    refined = operations(changed(only_looks, method__refinement=0.5), "basis") - operations(only_looks, "basis")
-    assert refined == 6 * 1000 * 375 * LENGTH
+    assert operations(only_looks, "covariance") == 2 * 1000 * looked
+    assert operations(changed(only_looks, method__sensitivity=0.5), "covariance") == 6 * 1000 * looked
+    assert operations(changed(only_looks, method__basis="channels"), "covariance") == 2 * 1000 * looked
+    assert operations(only_looks, "basis") == 0
+    assert operations(changed(only_looks, method__refinement=0.5), "basis") == 6 * 1000 * 375 * LENGTH
 
 
 def test_a_benchmark_generates_and_reads_on_every_model() -> None:
@@ -103,7 +104,7 @@ def test_a_benchmark_generates_and_reads_on_every_model() -> None:
 
 def test_every_stage_moves_the_weights() -> None:
     timed = changed(RECIPE, evaluate__speed=True)
-    for name in ("evaluate", "basis", "regularize", "prune", "recover", "benchmark"):
+    for name in ("evaluate", "covariance", "basis", "regularize", "prune", "recover", "benchmark"):
         assert effort_of(planned(timed, name), timed, SIZES, LENGTH, {"wikitext2": 10}).moved_bytes >= 4 * 750
 
 

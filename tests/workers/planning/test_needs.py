@@ -26,7 +26,9 @@ REGULARIZE: Stage = ("regularize", None)
 RECOVER: Stage = ("recover", None)
 DENSE: Stage = ("evaluate", "dense")
 BENCHMARK: Stage = ("benchmark", None)
-STAGES: list[Stage] = [DENSE, ("basis", None), REGULARIZE, ("prune", None), ("evaluate", "pruned"), RECOVER]
+COVARIANCE: Stage = ("covariance", None)
+BASIS: Stage = ("basis", None)
+STAGES: list[Stage] = [DENSE, COVARIANCE, BASIS, REGULARIZE, ("prune", None), ("evaluate", "pruned"), RECOVER]
 SAVING = {"activation_checkpointing": True, "loss_chunk_tokens": 64, "optimizer": "adamw_8bit", "weights": "bfloat16"}
 SAVING |= {"step_in_backward": True, "clip_norm": None, "batch_size": 1}
 
@@ -97,6 +99,8 @@ def test_stages_need_what_they_do(rules: Rules) -> None:
     assert peak(rules, ("evaluate", "pruned")) < peak(rules, DENSE)
     assert peak(rules, DENSE, evaluate__perplexity=[]) == 0, "measuring files loads no model"
     assert peak(rules, RECOVER, recover={"kind": "lora", "rank": 2}) < peak(rules, RECOVER)
+    assert peak(rules, BASIS, method__refinement=0.0) < peak(rules, BASIS) < peak(rules, COVARIANCE)
+    assert peak(rules, BASIS, method__training__batch_size=8) == peak(rules, COVARIANCE)
     regularize = rules.items(REGULARIZE)
     dense = replace(rules, recipe=changed(RECIPE, method={"kind": "dense"})).items(REGULARIZE)
     assert dense == {"weights": regularize["weights"]}
@@ -143,7 +147,7 @@ def test_the_figures_and_the_largest_items_are_named(rules: Rules) -> None:
     assert "the GPU has 1.0 MiB" in (refusal(on_gpu, STAGES, 1_000_000) or "")
 
 
-@pytest.mark.parametrize("stage", [DENSE, REGULARIZE, RECOVER], ids=str)
+@pytest.mark.parametrize("stage", [DENSE, BASIS, REGULARIZE, RECOVER], ids=str)
 @pytest.mark.parametrize("fraction", [0.95, 0.8, 0.6])
 def test_the_advice_makes_it_fit(rules: Rules, stage: Stage, fraction: float) -> None:
     limit_bytes = int(fraction * peak(rules, stage))

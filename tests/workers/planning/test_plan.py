@@ -25,13 +25,14 @@ RECIPE = Recipe.model_validate(
         "evaluate": {"perplexity": [{"name": "text", "path": "/another", "label": "valid"}], "speed": True},
     }
 )
-DENSE, BASIS, REGULARIZE, PRUNE, PRUNED, RECOVER, RECOVERED, BENCHMARK = range(8)
+DENSE, COVARIANCE, BASIS, REGULARIZE, PRUNE, PRUNED, RECOVER, RECOVERED, BENCHMARK = range(9)
 NAMES = [
-    *(("evaluate", "dense"), ("basis", None), ("regularize", None), ("prune", None), ("evaluate", "pruned")),
-    *(("recover", None), ("evaluate", "recovered"), ("benchmark", None)),
+    *(("evaluate", "dense"), ("covariance", None), ("basis", None), ("regularize", None), ("prune", None)),
+    *(("evaluate", "pruned"), ("recover", None), ("evaluate", "recovered"), ("benchmark", None)),
 ]
-ALL = set(range(8))
-AFTER_BASIS = ALL - {DENSE, BASIS}
+ALL = set(range(9))
+AFTER_COVARIANCE = ALL - {DENSE, COVARIANCE}
+AFTER_BASIS = AFTER_COVARIANCE - {BASIS}
 
 
 def keys(recipe: Recipe = RECIPE, sources: Sources = SOURCES) -> list[str | None]:
@@ -50,7 +51,7 @@ def test_the_stages_stand_in_order_and_no_two_share_a_key() -> None:
 
 def test_stages_that_nobody_asked_for_are_not_planned() -> None:
     plain = changed(RECIPE, recover={"kind": "none"}, evaluate__speed=False)
-    assert [(stage.name, stage.subject) for stage in stages_of(plain, SOURCES)] == NAMES[:5]
+    assert [(stage.name, stage.subject) for stage in stages_of(plain, SOURCES)] == NAMES[:6]
     as_they_stand = changed(plain, method={"kind": "dress", "preset": "paper", "ratio": 0.25})
     assert [stage.name for stage in stages_of(as_they_stand, SOURCES)] == [
         "evaluate",
@@ -64,10 +65,13 @@ def test_stages_that_nobody_asked_for_are_not_planned() -> None:
     ("changes", "wanted"),
     [
         ({"recover__rank": 4}, {RECOVER, RECOVERED, BENCHMARK}),
-        ({"method__ratio": 0.5}, ALL - {DENSE}),
+        ({"method__ratio": 0.5}, AFTER_COVARIANCE),
+        ({"method__refinement": 0.1}, AFTER_COVARIANCE),
         ({"method__training__learning_rate": 1e-4}, AFTER_BASIS),
+        ({"method__sensitivity": 0.1}, AFTER_COVARIANCE),
         ({"method__sensitivity": 0.0}, ALL - {DENSE}),
         ({"data__samples": 32}, ALL - {DENSE}),
+        ({"data__split": "1:1"}, ALL - {DENSE}),
         ({"seed": 1}, ALL - {DENSE}),
         ({"evaluate__windows": 3}, {DENSE, PRUNED, RECOVERED}),
         ({"resources__cpus": 2}, {BENCHMARK}),
@@ -116,7 +120,36 @@ def test_an_elastic_run_serves_every_ratio() -> None:
         return stages_of(changed(RECIPE, method__solver="elastic", method__ratio=ratio), SOURCES)
 
     shared = [one.name for one, other in zip(planned(0.3), planned(0.5), strict=True) if one.key == other.key]
-    assert shared == ["evaluate", "basis", "regularize"]
+    assert shared == ["evaluate", "covariance", "basis", "regularize"]
+
+
+def test_the_dense_model_is_looked_at_once_for_all_ratios_and_shares() -> None:
+    """Only the first sequences are looked at; those after them decide nothing of it."""
+
+    def shared(base: Recipe, **changes: object) -> list[str]:
+        pairs = zip(stages_of(base, SOURCES), stages_of(changed(base, **changes), SOURCES), strict=True)
+        return [one.name for one, other in pairs if one.key == other.key]
+
+    assert shared(RECIPE, method__ratio=0.5) == ["evaluate", "covariance"]
+    unrefined = changed(RECIPE, method__refinement=0.0)
+    assert shared(unrefined, method__ratio=0.5) == ["evaluate", "covariance", "basis"]
+    many = changed(RECIPE, data__samples=1000)
+    for changes in ({"data__samples": 500}, {"data__split": "1:1"}):
+        assert shared(many, **changes) == ["evaluate", "covariance"]
+    assert shared(many, data__samples=100) == ["evaluate"], "75 are fewer than are looked at"
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"kind": "dress", "ratio": 0.25, "basis": "channels", "channels": "magnitude"},
+        *({"kind": kind, "ratio": 0.25} for kind in ("magnitude", "random", "sleb", "slicegpt", "llm_surgeon")),
+        {"kind": "dense"},
+    ],
+    ids=lambda method: method["kind"],
+)
+def test_where_nothing_looks_at_the_model_nothing_is_planned(method: dict[str, object]) -> None:
+    assert "covariance" not in [stage.name for stage in stages_of(changed(RECIPE, method=method), SOURCES)]
 
 
 def test_what_does_not_decide_is_there() -> None:
@@ -161,8 +194,8 @@ def examined(recipe: Recipe = EXAMINED, sources: Sources = ROWS) -> dict[str | N
 def test_each_evaluation_is_followed_by_the_tasks_of_its_model() -> None:
     stages = [(stage.name, stage.subject) for stage in stages_of(EXAMINED, ROWS)]
     assert stages[:2] == [("evaluate", "dense"), ("zero_shot", "dense")]
-    assert stages[5:7] == [("evaluate", "pruned"), ("zero_shot", "pruned")]
-    assert stages[8:] == [("evaluate", "recovered"), ("zero_shot", "recovered"), ("benchmark", None)]
+    assert stages[6:8] == [("evaluate", "pruned"), ("zero_shot", "pruned")]
+    assert stages[9:] == [("evaluate", "recovered"), ("zero_shot", "recovered"), ("benchmark", None)]
     some = changed(EXAMINED, evaluate__tasks_of=["recovered"])
     assert list(examined(some)) == ["recovered"] and examined(some)["recovered"] == examined()["recovered"]
 

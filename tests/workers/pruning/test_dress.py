@@ -13,7 +13,7 @@ from tests.conftest import tiny_llama
 from workers.contracts.methods import DressSettings
 from workers.errors import RecipeError
 from workers.models.family import family_of
-from workers.pruning.dress import METHOD
+from workers.pruning.dress import METHOD, look
 from workers.pruning.method import Preparation, Regularization
 
 KEPT = 24
@@ -37,7 +37,10 @@ def sequences() -> torch.Tensor:
 
 def prepared(wanted: DressSettings, sequences: torch.Tensor) -> dict[str, torch.Tensor]:
     model = tiny_llama()
-    run = METHOD.prepare(wanted, family_of(model.config), Preparation(model, sequences, seed=1, keeper=None))
+    family = family_of(model.config)
+    looked = None if wanted.for_covariance() is None else look(wanted, family, model, sequences, 1)
+    task = Preparation(model, sequences, seed=1, keeper=None, statistics=looked)
+    run = METHOD.prepare(wanted, family, task)
     while True:
         try:
             next(run)
@@ -133,6 +136,22 @@ def test_refined_axes_and_the_streams_distance_lower_the_loss(dense: Path, seque
         for share in (0.0, 1.0)
     )
     assert refined[0] < plain[0]
+
+
+def test_only_the_refinement_heeds_the_ratio() -> None:
+    """What is learnt of the dense model never does; what the refinement does not use is in no key without it."""
+    assert settings(ratio=0.5).for_covariance() == settings().for_covariance()
+    assert settings(ratio=0.5).for_basis() != settings().for_basis()
+    others = {"ratio": 0.5, "refinement_rate": 0.1, "training": {"batch_size": 1}, "round_to": 4}
+    for changes in ({"refinement": 0.0}, {"channels": "random"}, {"channels": "magnitude"}, {"basis": "channels"}):
+        plain = settings(**changes)
+        assert settings(**{**others, **changes}).for_basis() == plain.for_basis()
+        assert not plain.refines
+    for changes in ({"sensitivity": 0.2}, {"channels": "last"}, {"refinement": 0.1}):
+        assert settings(**changes).for_covariance() == settings().for_covariance()
+        assert settings(**changes).for_basis() != settings().for_basis()
+    assert settings(sensitivity=0.0).for_covariance() != settings().for_covariance(), "gradients cost a pass back"
+    assert settings(basis="channels", channels="random").for_covariance() is None, "nothing looks at the model"
 
 
 @pytest.mark.parametrize(

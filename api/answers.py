@@ -1,0 +1,48 @@
+"""Jobs and attempts as the wire shows them, made of their rows."""
+
+from __future__ import annotations
+
+from api.schemas import Attempt, Fault, Job, instant, instant_or_none
+from service.database import tables
+
+
+def job_answer(row: tables.Job) -> Job:
+    """A job's row as the wire shows it."""
+    return Job(
+        id=row.id,
+        created_at=instant(row.created_at),
+        updated_at=instant(row.updated_at),
+        started_at=instant_or_none(row.started_at),
+        finished_at=instant_or_none(row.finished_at),
+        status=row.status,
+        stage=row.stage,
+        reason=row.reason,
+        error=fault(row),
+        recipe=row.recipe,
+        results=row.results or {},
+        progress=row.progress,
+        metadata=row.metadata_,
+        labels=row.labels,
+        priority=row.priority,
+        attempts=row.attempts,
+        last_event=row.last_event,
+    )
+
+
+def attempt_answer(row: tables.Attempt) -> Attempt:
+    """An attempt's row as the wire shows it."""
+    return Attempt(
+        id=row.id,
+        job_id=row.job_id,
+        number=row.number,
+        outcome=row.outcome,
+        error=fault(row),
+        started_at=instant(row.started_at),
+        ended_at=instant_or_none(row.ended_at),
+        node=row.node,
+    )
+
+
+def fault(row: tables.Job | tables.Attempt) -> Fault | None:
+    """Why it failed, if it did."""
+    return Fault(code=row.error_code, message=row.error_message or "") if row.error_code else None
