@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from workers.contracts.dimension import Dimension
 from workers.contracts.fields import with_change
 from workers.contracts.recipe import parse_yaml
-from workers.contracts.search import Dimension
 from workers.contracts.study import with_settings
 from workers.errors import RecipeError
 

@@ -81,8 +81,10 @@ def search_of(row: tables.Search) -> Search:
 
 def trial_answer(search: Search, row: tables.Trial) -> Trial:
     """A trial's row as the wire shows it."""
-    finished = TrialFinished.model_validate(row.finished) if row.finished else None
+    finished = _ending(row)
     failed = finished is not None and finished.status == "failed"
+    # One that its search gave up has told no end: what it last said counts.
+    cost = (row.finished or row.progress or {}) if row.ended_at is not None else {}
     return Trial(
         search_id=row.search_id,
         trial=row.number,
@@ -92,10 +94,10 @@ def trial_answer(search: Search, row: tables.Trial) -> Trial:
         feasible=finished.is_feasible if finished and finished.status == "succeeded" else None,
         reports=[_report(search, report) for report in row.reports],
         progress=None if row.ended_at is not None else row.progress,
-        results=finished.results.model_dump(mode="json", exclude_none=True) if finished and finished.results else None,
-        seconds=finished.seconds if finished else None,
-        gpu_seconds=finished.gpu_seconds if finished else None,
-        avoided_seconds=finished.avoided_seconds if finished else None,
+        results=(row.finished or {}).get("results"),
+        seconds=cost.get("seconds"),
+        gpu_seconds=cost.get("gpu_seconds"),
+        avoided_seconds=cost.get("avoided_seconds"),
         error=Fault(code=finished.code or "unknown", message=finished.message or "") if finished and failed else None,
         reason=_reason(row, finished),
         created_at=instant(row.created_at),
@@ -159,6 +161,12 @@ def _best(search: Search, row: tables.Trial) -> BestTrial:
 def _values(search: Search, row: tables.Trial) -> Values:
     values = (row.finished or {}).get("values") or []
     return {objective.metric: value for objective, value in zip(search.objectives, values, strict=False)}
+
+
+def _ending(row: tables.Trial) -> TrialFinished | None:
+    """How it ended, but for results and files: those are given back as they were stored, whoever wrote them."""
+    told = {name: value for name, value in (row.finished or {}).items() if name not in ("results", "files")}
+    return TrialFinished.model_validate(told, extra="ignore") if told else None
 
 
 def _reason(row: tables.Trial, finished: TrialFinished | None) -> str | None:

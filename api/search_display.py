@@ -51,7 +51,7 @@ def show_search(console: Console, search: QueuedSearch) -> None:
         ("best", _best(search)),
         ("frontier", _frontier(search)),
         ("work", work_in_words(search.work)),
-        ("left", f"about {duration(search.eta_seconds)}" if search.eta_seconds is not None else ""),
+        ("left", f"about {duration(search.eta_seconds)}" if search.eta_seconds else ""),
     )
     for name, value in told:
         if value:
@@ -140,7 +140,7 @@ class SearchProgress:
         told = [f"{ended} of {at_most} trials"]
         if search.best is not None:
             told.append(f"best so far: trial {search.best.trial}, {_figures(search.best.values)}")
-        if search.eta_seconds is not None:
+        if search.eta_seconds:
             told.append(f"about {duration(search.eta_seconds)} left")
         if search.work.avoided_seconds:
             told.append(f"{work_in_words(search.work)}")

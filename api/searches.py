@@ -16,7 +16,7 @@ TrialStatus = Literal["waiting", "running", "succeeded", "failed", "stopped"]
 
 EXAMPLE_SPEC: dict[str, Any] = {
     "title": "Strength and ratio",
-    "base": {**EXAMPLE_RECIPE, "method": {"kind": "dress", "preset": "recommended"}},
+    "base": {**EXAMPLE_RECIPE, "method": {"kind": "dress", "preset": "paper"}},
     "space": {
         "method.strength": {"loguniform": [1e-5, 1e-1]},
         "method.ratio": {"choice": [0.2, 0.25, 0.3]},
@@ -30,7 +30,8 @@ EXAMPLE_SPEC: dict[str, Any] = {
 }
 """A search that is always accepted (the model must exist)."""
 
-EXAMPLE_POINT: dict[str, Any] = {"method.strength": 0.0021, "method.ratio": 0.25}
+_CHOSEN = {"strength": 0.0021, "ratio": 0.25}
+EXAMPLE_POINT: dict[str, Any] = {f"method.{name}": value for name, value in _CHOSEN.items()}
 EXAMPLE_VALUES = {"recovered.perplexity.wikitext2": 7.12, "parameters": 5053861888}
 
 EXAMPLE_SEARCH: dict[str, Any] = {
@@ -47,7 +48,7 @@ EXAMPLE_SEARCH: dict[str, Any] = {
     "best": {
         "trial": 5,
         "values": EXAMPLE_VALUES,
-        "recipe": {**EXAMPLE_RECIPE, "method": {**EXAMPLE_RECIPE["method"], "strength": 0.0021}},
+        "recipe": {**EXAMPLE_RECIPE, "method": {"kind": "dress", "preset": "paper", **_CHOSEN}},
     },
     "frontier": [{"trial": 5, "values": EXAMPLE_VALUES}],
     "tally": {"running": 2, "waiting": 0, "succeeded": 6, "failed": 0, "stopped": 5},

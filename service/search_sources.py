@@ -9,9 +9,10 @@ from typing import Any
 
 from service.errors import InvalidRecipe
 from service.screening import absolute
+from workers.contracts.dimension import Dimension
 from workers.contracts.fields import holds, with_change
 from workers.contracts.places import Places
-from workers.contracts.search import Dimension, Search
+from workers.contracts.search import Search
 from workers.errors import RecipeError
 
 _DATASET, _DIGEST = "dataset", "dataset_sha256"

@@ -30,9 +30,6 @@ from workers.searching.course import PROGRESS_SECONDS, Course, Trial
 
 logger = logging.getLogger(__name__)
 
-TRIES = 3
-"""A trial whose worker dies, or that meets a passing fault, is started anew so often; it finds what it has done."""
-
 _LETTING_GO_SECONDS = 60.0
 """A stopped pipeline ends before its next event; a worker that takes longer is replaced."""
 
@@ -82,7 +79,8 @@ def _tuner(course: Course, order: Order, workspace: Path) -> tune.Tuner:
             storage_path=str(workspace),
             verbose=0,
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the pipeline keeps its own
-            failure_config=tune.FailureConfig(max_failures=TRIES - 1),
+            # Tune begins anew only what dies in mid-run, not what dies while it starts; the course does both alike.
+            failure_config=tune.FailureConfig(max_failures=0),
         ),
     )
 
@@ -91,19 +89,18 @@ class TrialWorker(tune.Trainable):
     """A process of Tune's that runs one trial's pipeline, and then the next one's."""
 
     def setup(self, config: dict[str, Any], order: Order) -> None:
-        """Begin the trial that `config` names."""
-        self._order = order
+        """Nothing runs before the first step: Tune may start a worker for a trial and then give it to another."""
+        self._order, self._config = order, config
         self._shell: Shell | None = None
-        self._begin(config)
 
     def step(self) -> dict[str, Any]:
         """What the pipeline reported since the last step, after a few seconds at most.
 
         Raises:
-            Transient: a passing fault; Tune starts the trial anew while it has tries left.
+            Transient: a passing fault; the trial is begun again while it has tries left.
         """
-        assert self._shell is not None  # noqa: S101  set by `setup`
-        answer = self._shell.events(self._after, PROGRESS_SECONDS)
+        shell = self._shell = self._shell or self._begun()
+        answer = shell.events(self._after, PROGRESS_SECONDS)
         events = [item["event"] for item in answer["events"]]
         self._after += len(events)
         last = EVENT.validate_python(events[-1]) if events else None
@@ -112,27 +109,26 @@ class TrialWorker(tune.Trainable):
         return {"events": events}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Begin another trial; False, which has the worker replaced, if the one before does not let go."""
-        if not self._let_go():
-            return False
-        self._begin(new_config)
-        return True
+        """Make way for another trial; False, which has the worker replaced, if the one before does not let go."""
+        self._config = new_config
+        return self._let_go()
 
     def cleanup(self) -> None:
         """End the trial."""
         self._let_go()
 
-    def _begin(self, config: dict[str, Any]) -> None:
-        number = config["trial"]
+    def _begun(self) -> Shell:
+        number = self._config["trial"]
         order = replace(
             self._order,
             attempt_id=f"{self._order.attempt_id}-{number}",
             owner=f"{self._order.owner}:{number}",  # so that a later attempt at the trial need not wait for the claim
-            recipe=config["recipe"],
+            recipe=self._config["recipe"],
         )
         self._after = 0
-        self._shell = Shell(order)
-        self._shell.start()
+        shell = Shell(order)
+        shell.start()
+        return shell
 
     def _let_go(self) -> bool:
         shell, self._shell = self._shell, None
@@ -158,8 +154,8 @@ class _Proposals(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial as a config; None while none may begin."""
         trial: Trial | None = self._course.next_trial()
-        if trial is None:
-            return None if self._course.has_more else Searcher.FINISHED
+        if trial is None:  # one under way may be lost yet, and must then be begun again
+            return None if self._course.has_more or not self._course.is_idle else Searcher.FINISHED
         self._numbers[trial_id] = trial.number
         return {"trial": trial.number, "recipe": trial.recipe.model_dump(mode="json")}
 
@@ -167,9 +163,7 @@ class _Proposals(Searcher):
         """Of a trial that ended well, the course has heard itself."""
         if error and trial_id in self._numbers:
             number = self._numbers[trial_id]
-            self._course.lost(
-                number, f"given up after {TRIES} tries, the last of which ended so: {self._faults[number]}"
-            )
+            self._course.lost(number, self._faults.get(number, "its worker was lost"))
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing: the record is what lasts."""
@@ -195,11 +189,10 @@ class _Decisions(FIFOScheduler):
         return {}  # as above
 
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """Tune calls this before it starts a trial anew, too."""
+        """Remember why; the proposals are told next."""
         number = trial.config["trial"]
         self._faults[number] = _last_line(str(trial.get_error()))
         logger.warning("trial %s: %s", number, self._faults[number])
-        self._course.begun_again(number)
 
 
 def _last_line(text: str) -> str:

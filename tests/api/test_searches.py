@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 
 from api.search_answers import Pace, eta_seconds
 from api.searches import EXAMPLE_SPEC
+from service import queue
 from tests.api.conftest import Deployment
 from workers.contracts.events import Succeeded
 from workers.contracts.recipe import Recipe
@@ -186,6 +187,21 @@ def test_what_a_trial_tells(http: TestClient, deployment: Deployment) -> None:
     assert third["avoided_seconds"] == 12.0
     assert fourth["error"] == {"code": "diverged", "message": "the loss is gone"}
     assert fourth["reason"] is None and fourth["ended_at"] >= fourth["created_at"]
+
+
+def test_a_trial_that_its_search_gave_up(http: TestClient, deployment: Deployment) -> None:
+    search_id = _post(http, deployment.search(trials=5))["id"]
+    held = deployment.try_out(search_id)
+    proposed = TrialProposed(trial=5, point={"method.strength": 1e-3, "method.ratio": 0.5})
+    deployment.report(held, 11, proposed, TrialProgressed(trial=5, stage="basis", fraction=0.5, seconds=7.0))
+    http.post(f"/v1/searches/{search_id}:stop")
+    with deployment.database.writing() as session:
+        queue.finish_stopping(session, held)
+    search = http.get(f"/v1/searches/{search_id}").json()
+    assert (search["status"], search["tally"]["stopped"], search["best"]["trial"]) == ("cancelled", 2, 1)
+    given_up = http.get(f"/v1/searches/{search_id}/trials/5").json()
+    assert (given_up["status"], given_up["seconds"], given_up["progress"]) == ("stopped", 7.0, None)
+    assert "its search ended" in given_up["reason"] and given_up["ended_as"] is None
 
 
 def test_wait_and_etag(http: TestClient, search_id: str, deployment: Deployment) -> None:

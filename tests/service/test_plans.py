@@ -86,7 +86,7 @@ def test_what_a_job_left_is_known_to_the_next_plan(
 
 def test_a_plan_tells_sizes_and_times_of_what_is_here(here: Recipe, database: Database, opened: Settings) -> None:
     plan = planned(here, database, opened)
-    assert known(plan) == [False] * 7
+    assert known(plan) == [False] * 8
     assert all(stage.key is not None and (stage.seconds or 0) > 0 for stage in plan.stages)
     assert {stage.basis for stage in plan.stages} == {"default"}
     assert plan.seconds == pytest.approx(sum(stage.seconds or 0 for stage in plan.stages))
@@ -146,7 +146,7 @@ def test_foreign_tensors_leave_the_sizes_open(
 
 def test_a_benchmark_is_of_a_machine(here: Recipe, database: Database, opened: Settings) -> None:
     plan = planned(changed(here, evaluate__speed=True), database, opened)
-    assert known(plan) == [False] * 7 + [None]
+    assert known(plan) == [False] * 8 + [None]
     assert any(note.startswith("benchmark: ") for note in plan.notes)
 
 

@@ -10,8 +10,9 @@ from functools import cached_property
 
 from pydantic import JsonValue
 
+from workers.contracts.dimension import Dimension
 from workers.contracts.fields import shown
-from workers.contracts.search import RATIO, Dimension
+from workers.contracts.search import RATIO
 from workers.figures.curves import AXES
 from workers.figures.style import COLOURS, LARGE_RANGE, finite
 from workers.searching.columns import field_titles

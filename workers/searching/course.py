@@ -44,6 +44,9 @@ CUT_LOSS, TRAINING_FRACTION = "cut_loss", "training_fraction"
 PROGRESS_SECONDS = 2.0
 """A trial's progress is told so often at most."""
 
+TRIES = 3
+"""A trial whose worker dies, or that meets a passing fault, is begun so often."""
+
 TOO_MANY_FAILED = "too_many_failed"
 
 _BUDGET_OVER = "the search's budget is used up"
@@ -107,6 +110,7 @@ class Course:
         self._gpu_seconds = sum(each.gpu_seconds for each in finished)
         self._began_at, self._wall_before = clock(), record.wall_seconds
         self._exhausted = False
+        self._losses: Counter[int] = Counter()
         self._lock = threading.RLock()
 
     @property
@@ -168,16 +172,27 @@ class Course:
             return "go_on"
 
     def lost(self, number: int, message: str) -> None:
-        """A trial's worker is gone, and the engine has given up trying again."""
+        """A trial's worker is gone. It is begun again, and finds what it had done, until its tries are used up."""
         with self._lock:
-            if (trial := self._running.get(number)) is not None:
-                self._end(trial, TrialFinished(trial=number, status="failed", code="worker_lost", message=message))
+            trial = self._running.get(number)
+            if trial is None:
+                return
+            self._losses[number] += 1
+            if self._losses[number] >= TRIES:
+                told = f"given up after {TRIES} tries; the last one ended with: {message}"
+                self._end(trial, TrialFinished(trial=number, status="failed", code="worker_lost", message=told))
+                return
+            now = self._clock()
+            spent = {"seconds": trial.seconds(now), "gpu_seconds": trial.gpu_seconds(now)}
+            self._record[number] = self._record[number].model_copy(update=spent)
+            self._running.pop(number)
+            self._waiting.insert(0, number)
 
-    def begun_again(self, number: int) -> None:
-        """A trial's worker was lost and another starts the pipeline anew: it finds what is done."""
+    @property
+    def is_idle(self) -> bool:
+        """Whether no trial is under way."""
         with self._lock:
-            if (trial := self._running.get(number)) is not None:
-                trial.stages_done, trial.stage_fraction = 0, 0.0
+            return not self._running
 
     def last_word(self) -> Succeeded | Failed:
         """How the search ended, once no trial is under way and none is to come."""

@@ -25,7 +25,8 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from workers.contracts.search import Dimension, Point, Search
+from workers.contracts.dimension import Dimension
+from workers.contracts.search import Point, Search
 from workers.contracts.trials import TrialRecord
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

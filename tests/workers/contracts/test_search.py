@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from workers.contracts.dimension import Dimension
 from workers.contracts.metrics import Constraint, Objective
 from workers.contracts.recipe import parse_yaml
 from workers.contracts.results import Measurement, Results, Speed, TimesAsFast, Workload
-from workers.contracts.search import Asha, Dimension, Search, checked, is_search
+from workers.contracts.search import Asha, Search, checked, is_search
 from workers.contracts.tasks import TaskFigure
 from workers.contracts.trials import TrialFinished
 from workers.errors import RecipeError

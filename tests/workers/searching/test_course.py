@@ -180,16 +180,18 @@ def test_as_many_run_at_once_as_may() -> None:
     assert sum(isinstance(event, TrialProposed) for event in events) == 4
 
 
-def test_a_lost_trial_is_a_failed_row() -> None:
-    here, events, _ = course(search())
-    trial = here.next_trial()
-    assert trial
-    here.begun_again(trial.number)
-    here.lost(trial.number, "its node is gone")
+def test_a_lost_trial_is_begun_again_and_then_a_failed_row() -> None:
+    here, events, clock = course(search())
+    for _ in range(3):
+        trial = here.next_trial()
+        assert trial and trial.number == 1, "before any other"
+        clock.now += 7
+        here.lost(trial.number, "its node is gone")
     last = events[-1]
     assert isinstance(last, TrialFinished) and (last.status, last.code) == ("failed", "worker_lost")
-    assert here.heard(trial.number, [succeeded()]) == "stop", "what a zombie still says counts for nothing"
-    assert events[-1] is last
+    assert last.message and "its node is gone" in last.message and last.seconds == 21
+    assert here.heard(1, [succeeded()]) == "stop", "what a zombie still says counts for nothing"
+    assert events[-1] is last and here.is_idle
 
 
 def test_values_and_bounds_are_told_with_the_end() -> None:

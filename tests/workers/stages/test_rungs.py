@@ -294,7 +294,7 @@ def test_an_elastic_run_tells_only_the_width_that_was_asked(recipe: Recipe, runs
 
 @pytest.mark.parametrize("sampling", ["disjoint", "overlapping"])
 def test_a_corpus_that_is_used_up_is_told(sampling: str, recipe: Recipe, runs: Runs, tmp_path: Path) -> None:
-    (tmp_path / "small.txt").write_text("the stream carries what every layer reads and writes " * 12)
+    (tmp_path / "small.txt").write_text("the stream carries what every layer reads and writes " * 24)
     recipe = changed(recipe, data__path=str(tmp_path / "small.txt"), data__sampling=sampling, recover={"kind": "none"})
     count = available(runs.bench(recipe), sampling)
     used_up = changed(recipe, data__samples=count)
