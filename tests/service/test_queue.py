@@ -265,11 +265,6 @@ def test_backoff_delays_but_keeps_the_place(database: Database, recipe: Recipe) 
         assert [job.id for job in backlog.waiting(session, 10)] == [first, second]
 
 
-def test_retry_waits_double_up_to_the_cap() -> None:
-    rules = RetryRules(max_attempts=9, first_wait_seconds=1, longest_wait_seconds=5)
-    assert [rules.wait_seconds(attempts) for attempts in (1, 2, 3, 4, 500)] == [1, 2, 4, 5, 5]
-
-
 def test_cancel_a_waiting_job(database: Database, recipe: Recipe) -> None:
     job_id = enqueue(database, recipe)
     with database.writing() as session:

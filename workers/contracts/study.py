@@ -206,7 +206,8 @@ def _set_in_search(plain: dict[str, Any], field: str, value: Any) -> dict[str, A
         return {**plain, "space": {**space, field: {"choice": [value]}}}
     if field.partition(".")[0] in Search.model_fields:
         return with_change(plain, field, value)
-    return {**plain, "base": with_change(plain.get("base") or {}, field, value)}
+    base = plain.get("base") or {}
+    return {**plain, "base": with_change(base, field, value)} if isinstance(base, dict) else plain
 
 
 def _variations(study: Study) -> Iterator[tuple[str, dict[str, Any]]]:
