@@ -24,6 +24,7 @@ from workers.training.loop import train
 from workers.training.objectives import language_modelling
 
 EARLY = {"step_in_backward": True, "clip_norm": None}
+UNTAUGHT = {"distillation": 0.0, "stream_distillation": 0.0}
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "adamw_8bit": {"optimizer": "adamw_8bit"},
@@ -72,7 +73,7 @@ def measure(name: str, options: argparse.Namespace) -> None:
     recipe = Recipe.model_validate(
         {
             "model": {"source": "random"},
-            "method": {"kind": "dress", "ratio": 0.5, "distillation": 0.0, "training": training},
+            "method": {"kind": "dress", "ratio": 0.5, **UNTAUGHT, "training": training},
             "data": {"sequence_length": options.length},
             "resources": {"gpus": int(device.type == "cuda")},
         }

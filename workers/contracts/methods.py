@@ -111,6 +111,11 @@ class DressSettings(Contract):
         return self.model_dump(mode="json", exclude=unused)
 
     @property
+    def has_teacher(self) -> bool:
+        """Whether the dense model stands beside the one that trains."""
+        return self.distillation > 0 or self.stream_distillation > 0
+
+    @property
     def refines(self) -> bool:
         """Whether the axes are turned by descent, where the stream is rotated at all."""
         return self.basis != "channels" and self.channels in ("last", "activation") and self.refinement > 0

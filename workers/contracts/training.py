@@ -66,6 +66,11 @@ class TrainingSettings(Contract):
             raise ValueError("training.learning_rate is left to the width of a model: call at_width first")
         return self.learning_rate
 
+    @property
+    def sequences_at_once(self) -> int:
+        """Sequences that pass through the model together."""
+        return math.ceil(self.batch_size / self.accumulation_steps)
+
     def default_rate(self, hidden_size: int) -> float:
         """See `learning_rate`."""
         return 5e-4 * min(1.0, REFERENCE_WIDTH / hidden_size)

@@ -196,9 +196,9 @@ def _regularize(recipe: Recipe, parameters: int, sequence_length: int) -> Effort
         return _moving(rate * parameters * samples * sequence_length * settings.shots_taken, 2 * parameters)
     if settings.kind != "dress" or not settings.trains:
         return _moving(0, 2 * parameters)
-    rate = _training(settings.training) + (FORWARD if settings.distillation else 0)
+    rate = _training(settings.training) + (FORWARD if settings.has_teacher else 0)
     tokens = recipe.data.regularize_samples * sequence_length * settings.training.epochs
-    return _moving(rate * parameters * tokens, (3 if settings.distillation else 2) * parameters)
+    return _moving(rate * parameters * tokens, (3 if settings.has_teacher else 2) * parameters)
 
 
 def _recover(recipe: Recipe, dense: int, pruned: int, sequence_length: int) -> Effort:

@@ -96,7 +96,7 @@ def _changes(stage: StageName, recipe: Recipe) -> Iterator[Change]:
         yield {"recover.distillation": 0.0}
     elif stage == "regularize" and recipe.method.kind == "dress":
         yield from _training_changes("method.training", recipe.method.training)
-        yield {"method.distillation": 0.0}
+        yield {"method.distillation": 0.0, "method.stream_distillation": 0.0}  # either holds a teacher
     elif stage == "benchmark" and (form := recipe.speed_form()):
         asked = recipe.evaluate.speed
         settings = asked.model_dump(exclude_none=True) if isinstance(asked, SpeedSettings) else {}

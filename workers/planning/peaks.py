@@ -6,7 +6,6 @@ V = vocabulary size, e = bytes an element of the arithmetic.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from workers.contracts.recipe import LONGEST_SEQUENCE, Recipe
@@ -156,7 +155,13 @@ class Rules:
             return self._curvature(subject, settings)
         if settings.kind != "dress" or not settings.trains:
             return {"weights": _FULL * parameters}
-        return self._training(subject, settings.training, parameters, bool(settings.distillation))
+        held = self._training(subject, settings.training, parameters, settings.has_teacher)
+        if settings.stream_distillation and settings.training.activation_checkpointing:
+            # Backward computes the distances again, so the teacher's streams stay.
+            tokens = settings.training.sequences_at_once * self._sequence_length
+            element = _HALF if self._on_gpu else _FULL
+            held["teacher's streams"] = element * tokens * self._hidden(subject) * SITES_A_BLOCK * self._layers
+        return held
 
     def _recover(self, _subject: Subject) -> Items:
         settings = self.recipe.recover
@@ -197,7 +202,7 @@ class Rules:
         weight = _HALF if settings.weights == "bfloat16" else _FULL
         is_half = settings.precision in ("bfloat16", "float16") or (settings.precision == "auto" and self._on_gpu)
         element = _HALF if is_half or settings.weights == "bfloat16" else _FULL
-        tokens = math.ceil(settings.batch_size / settings.accumulation_steps) * self._sequence_length
+        tokens = settings.sequences_at_once * self._sequence_length
         at_once = min(tokens, settings.loss_chunk_tokens or tokens)
         a_layer, layers = element * tokens * self._kept_by_a_layer(subject), self._layers
         activations = a_layer * layers

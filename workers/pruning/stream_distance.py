@@ -31,6 +31,7 @@ class StreamDistance:
     def __init__(self, family: ModelFamily, target: Target) -> None:
         self._family, self._target = family, target
         self._dense: dict[int, Tensor] = {}
+        self._counted: set[int] = set()
         self._terms: list[Tensor] = []
 
     @contextmanager
@@ -39,7 +40,7 @@ class StreamDistance:
         hooks = []
         for number, site in enumerate(self._family.sites(model.config)):
             hooks.append(teacher.get_submodule(site.module).register_forward_pre_hook(self._keep(number)))
-            hooks.append(model.get_submodule(site.module).register_forward_pre_hook(self._compare(number)))
+            hooks.append(model.get_submodule(site.module).register_forward_pre_hook(self._compare(number, model)))
         try:
             yield
         finally:
@@ -55,16 +56,26 @@ class StreamDistance:
     def _keep(self, number: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             self._dense[number] = inputs[0].detach()
+            self._counted.discard(number)
 
         return hook
 
-    def _compare(self, number: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def _compare(self, number: int, model: PreTrainedModel) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        """Where activations are dropped, backward computes the pass again and wants what it saved, so terms come again.
+
+        The second time they are not counted. The dense stream is held for it, and elsewhere let go at once.
+        """
+
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             if number not in self._dense or not module.training:
-                return  # a pass computed again in backward, or one that trains nothing
-            wanted, kept = self._target(self._dense.pop(number))
+                return  # a pass that trains nothing
+            dense = self._dense[number] if model.is_activation_checkpointing else self._dense.pop(number)
+            wanted, kept = self._target(dense)
             difference = inputs[0].float() * kept - wanted
-            self._terms.append((difference.pow(2).sum(-1) / wanted.pow(2).sum(-1).clamp_min(1e-6)).mean())
+            term = (difference.pow(2).sum(-1) / wanted.pow(2).sum(-1).clamp_min(1e-6)).mean()
+            if number not in self._counted:
+                self._counted.add(number)
+                self._terms.append(term)
 
         return hook
 

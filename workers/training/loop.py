@@ -99,11 +99,6 @@ def steps_of(samples: int, settings: TrainingSettings) -> int:
     return math.ceil(samples / settings.batch_size) * settings.epochs
 
 
-def sequences_at_once(settings: TrainingSettings) -> int:
-    """Sequences that pass through the model together."""
-    return math.ceil(settings.batch_size / settings.accumulation_steps)
-
-
 def train(
     model: nn.Module,
     sequences: Tensor,
@@ -194,7 +189,7 @@ def _gradients(
 
     Every token counts the same, whatever the size of its slice: a slice's mean loss is weighted by its sequences.
     """
-    slices = ids.split(sequences_at_once(settings))
+    slices = ids.split(settings.sequences_at_once)
     losses: list[Tensor] = []
     terms: Parts = {}
     for part in slices:

@@ -68,10 +68,11 @@ def test_foreign_tensor_names_are_told(tmp_path: Path) -> None:
 
 
 def test_training_costs_what_the_rule_says() -> None:
-    plain = changed(RECIPE, method__distillation=0.0)
+    plain = changed(RECIPE, method__distillation=0.0, method__stream_distillation=0.0)
     tokens = 750 * LENGTH
     assert operations(plain, "regularize") == 6 * 1000 * tokens
     assert operations(RECIPE, "regularize") == (6 + 2) * 1000 * tokens
+    assert operations(changed(RECIPE, method__distillation=0.0), "regularize") == (6 + 2) * 1000 * tokens
     assert operations(changed(plain, method__training__epochs=2), "regularize") == 2 * 6 * 1000 * tokens
     checkpointed = changed(plain, method__training__activation_checkpointing=True)
     assert operations(checkpointed, "regularize") == (6 + 2) * 1000 * tokens

@@ -31,6 +31,7 @@ BASIS: Stage = ("basis", None)
 STAGES: list[Stage] = [DENSE, COVARIANCE, BASIS, REGULARIZE, ("prune", None), ("evaluate", "pruned"), RECOVER]
 SAVING = {"activation_checkpointing": True, "loss_chunk_tokens": 64, "optimizer": "adamw_8bit", "weights": "bfloat16"}
 SAVING |= {"step_in_backward": True, "clip_norm": None, "batch_size": 1}
+TAUGHT_BY_NONE = {"method__distillation": 0.0, "method__stream_distillation": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,9 @@ def test_a_peak_is_made_of_what_training_holds(rules: Rules) -> None:
     items = rules.items(REGULARIZE)
     assert items["weights"] == items["teacher"] == 4 * parameters
     assert items["moments"] == 8 * parameters
+    for alone in ("method__distillation", "method__stream_distillation"):
+        assert replace(rules, recipe=changed(RECIPE, **{alone: 0.0})).items(REGULARIZE)["teacher"] == 4 * parameters
+    assert "teacher" not in replace(rules, recipe=changed(RECIPE, **TAUGHT_BY_NONE)).items(REGULARIZE)
     on_gpu = replace(rules, recipe=changed(RECIPE, resources__gpus=1)).items(REGULARIZE)
     assert on_gpu["teacher"] == on_gpu["weights cast for the arithmetic"] == 2 * parameters
     assert on_gpu["activations"] * 2 == items["activations"], "half as many bytes an element"
@@ -63,7 +67,7 @@ def test_a_peak_is_made_of_what_training_holds(rules: Rules) -> None:
         {"method__training__batch_size": 1},
         {"method__training__loss_chunk_tokens": 64},
         {"method__training__accumulation_steps": 2},
-        {"method__distillation": 0.0},
+        TAUGHT_BY_NONE,
         {"method__solver": "none"},
         {"data__sequence_length": 64},
     ],
@@ -160,7 +164,7 @@ def test_the_advice_makes_it_fit(rules: Rules, stage: Stage, fraction: float) ->
 
 
 def test_what_is_set_already_is_not_advised(rules: Rules) -> None:
-    spare = replace(rules, recipe=changed(RECIPE, method__training=SAVING, method__distillation=0.0))
+    spare = replace(rules, recipe=changed(RECIPE, method__training=SAVING, **TAUGHT_BY_NONE))
     message = refusal(spare, [REGULARIZE], 1000) or ""
     assert message.endswith("; use a node with more memory"), message
 

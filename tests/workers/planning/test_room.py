@@ -35,7 +35,7 @@ def test_what_cannot_fit_ends_before_anything_runs(
     assert before == [] and isinstance(failed, Failed)
     assert (failed.fault, failed.code) == ("out_of_memory", "out_of_memory")
     assert "the regularize stage needs about" in failed.message and "the node has 1.0 MiB" in failed.message
-    assert "method.training.weights: bfloat16 it needs about 0.9 MiB" in failed.message, "with what would fit"
+    assert "method.stream_distillation: 0.0 it needs about 0.5 MiB" in failed.message, "with what would fit"
 
 
 def test_what_is_known_need_not_fit(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,6 +169,24 @@ def test_what_cannot_be_cut_is_refused_before_anything_is_loaded(changes: dict[s
     assert refused.value.field == field
 
 
+@pytest.mark.parametrize("solver", ["anneal", "elastic"])
+def test_dropping_activations_changes_nothing_of_the_streams_distance(
+    solver: str, dense: Path, sequences: torch.Tensor
+) -> None:
+    """Backward computes the terms of the distance a second time, which must neither be missing nor counted."""
+    base = {"solver": solver, "elastic_ratios": [0.25], "refinement": 0.0}
+    told = []
+    for activation_checkpointing in (False, True):
+        training = {"batch_size": 4, "accumulation_steps": 2, "activation_checkpointing": activation_checkpointing}
+        model, _, losses = regularized(settings(**base, training=training), dense, sequences)
+        told.append((losses, logits(model)))
+    assert told[0][0] == pytest.approx(told[1][0], rel=1e-6)
+    assert (told[0][1] - told[1][1]).abs().max() < 1e-5
+    frugal = {"weights": "bfloat16", "optimizer": "adamw_8bit", "step_in_backward": True, "clip_norm": None}
+    frugal |= {"activation_checkpointing": True, "loss_chunk_tokens": 20}
+    assert len(regularized(settings(**base, training=frugal), dense, sequences)[2]) == 6
+
+
 @pytest.mark.parametrize("trained", [False, True])
 def test_norms_train_only_where_asked(trained: bool, dense: Path, sequences: torch.Tensor) -> None:
     """Folded gains are ones; held, they still are on what is kept, and the removed part goes to zero all the same."""

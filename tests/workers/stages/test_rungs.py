@@ -69,8 +69,9 @@ def runs(tmp_path: Path) -> Runs:
 
 
 @pytest.fixture
-def recipe(recipe: Recipe) -> Recipe:
-    """Without perplexities, which take longer than the training."""
+def recipe(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """Without perplexities and figures, which take longer than the training."""
+    monkeypatch.setattr(pipeline, "drawn", lambda *_: [])
     return changed(recipe, evaluate__perplexity=[])
 
 
@@ -167,7 +168,6 @@ def test_the_last_loss_before_the_cut_is_the_cut_models(
             "recover": {"kind": "lora", "rank": 2, "dropout": 0.3, "training": {"loss_chunk_tokens": 20}},
         },
         {
-            "method__stream_distillation": 0.0,
             "method__training": {
                 **{"weights": "bfloat16", "optimizer": "adamw_8bit", "activation_checkpointing": True},
                 **{"step_in_backward": True, "clip_norm": None},
