@@ -5,7 +5,7 @@ ServiceError
 ├── Conflict              the thing is not in a state that allows it
 │   └── LeaseLost         another dispatcher may hold the job by now: write nothing, let go
 ├── IdempotencyMismatch   one idempotency key, two bodies
-├── InvalidRecipe         a recipe that could never run (`field`, `detail`)
+├── InvalidRecipe         a recipe, or a search, that could never run (`field`, `detail`)
 ├── InvalidText           an upload that is no text in UTF-8
 ├── TooLarge              an upload beyond what this deployment takes
 ├── NoRoom                the artifact store's disk is full
@@ -51,7 +51,7 @@ class IdempotencyMismatch(ServiceError):
 
 
 class InvalidRecipe(ServiceError):
-    """The recipe could never run; `field` is its path, such as `data.path`."""
+    """The recipe could never run; `field` is its path, such as `data.path`, or in a search `space.method.ratio`."""
 
     code = "invalid_recipe"
 
