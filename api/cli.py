@@ -18,9 +18,8 @@ from api.console import JsonOption, LabelsOption, PriorityOption, WaitOption, la
 from api.console import err as _err
 from api.console import fail as _fail
 from api.console import out as _out
-from api.console import print_json as _print_json
 from api.console import server as _server
-from api.following import follow_job
+from api.following import follow_job, told_job
 from api.plans import Plan
 from api.recipes import BadFile, read_file, with_absolute_paths
 from api.schemas import Job
@@ -143,16 +142,7 @@ def submit(
         _fail(str(error))
     wanted = with_absolute_paths(wanted)
     with _server() as client:
-        job = client.jobs.submit(wanted, labels=labels, priority=priority)
-        if not wait:
-            _print_json(job) if as_json else typer.echo(job.id)
-            return
-        _err().print(f"job {job.id}", highlight=False)
-        job = follow_job(client, job)
-        if as_json:
-            _print_json(job)
-        display.show_job(_err() if as_json else _out(), job)
-    raise typer.Exit(0 if job.status == "succeeded" else 1)
+        told_job(client, client.jobs.submit(wanted, labels=labels, priority=priority), wait=wait, as_json=as_json)
 
 
 def _submit_study(

@@ -9,7 +9,7 @@ import typer
 
 from api import display
 from api.client import Client
-from api.console import INTERRUPTED, err
+from api.console import INTERRUPTED, err, out, print_json
 from api.schemas import Job
 from api.search_display import SearchProgress
 from api.searches import QueuedSearch
@@ -21,6 +21,23 @@ def follow_job(client: Client, job: Job) -> Job:
         for event in client.jobs.events(job.id, follow=True):
             progress.tell(event)
     return client.jobs.get(job.id)
+
+
+def told_job(client: Client, job: Job, *, wait: bool, as_json: bool) -> None:
+    """Tell of a job that was queued just now: its id, or, if it is waited for, what it does and what came of it.
+
+    Raises:
+        typer.Exit: with 0 if it was waited for and succeeded, with 1 if it did not.
+    """
+    if not wait:
+        print_json(job) if as_json else typer.echo(job.id)
+        return
+    err().print(f"job {job.id}", highlight=False)
+    job = follow_job(client, job)
+    if as_json:
+        print_json(job)
+    display.show_job(err() if as_json else out(), job)
+    raise typer.Exit(0 if job.status == "succeeded" else 1)
 
 
 def follow_search(client: Client, search: QueuedSearch) -> QueuedSearch:

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from api import display
 from api.commands import jobs
 from api.console import (
     JsonOption,
@@ -23,7 +22,7 @@ from api.console import (
     print_json,
     server,
 )
-from api.following import follow_job, follow_search
+from api.following import follow_search, told_job
 from api.recipes import BadFile, read_file, search_with_absolute_paths
 from api.saving import SaveOption, saved
 from api.search_display import search_table, searches_table, show_search, show_status, show_trials
@@ -154,12 +153,4 @@ def promote(
     labels = labels_of(label)
     with server() as client:
         job = client.searches.promote(search_id, trial, labels=labels, priority=priority)
-        if not wait:
-            print_json(job) if as_json else typer.echo(job.id)
-            return
-        err().print(f"job {job.id}", highlight=False)
-        job = follow_job(client, job)
-    if as_json:
-        print_json(job)
-    display.show_job(err() if as_json else out(), job)
-    raise typer.Exit(0 if job.status == "succeeded" else 1)
+        told_job(client, job, wait=wait, as_json=as_json)

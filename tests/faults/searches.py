@@ -178,7 +178,7 @@ def disturbed(deployment: Deployment, name: str, search: Search, rng: random.Ran
         if hit_at is not None and last_event > event_then:
             verdict.recoveries.append(time.monotonic() - hit_at)
             hit_at = None
-        verdict.broken += _changed(seen, record)
+        verdict.broken += changed_since(seen, record)
         if status not in ("queued", "running"):
             break
         now = time.monotonic()
@@ -194,7 +194,7 @@ def disturbed(deployment: Deployment, name: str, search: Search, rng: random.Ran
     return verdict
 
 
-def _changed(seen: dict[int, Any], record: SearchRecord) -> Iterator[str]:
+def changed_since(seen: dict[int, Any], record: SearchRecord) -> Iterator[str]:
     """What a look finds otherwise than an earlier one did. Reports and ends may come; none may go or change."""
     for trial in record.trials:
         known = seen.get(trial.trial)

@@ -19,6 +19,14 @@ from workers.contracts.training import TrainingSettings
 
 PROXIMAL_STRENGTH = 10.0
 
+_HEEDED_BY: dict[str, tuple[str, ...]] = {
+    "strength": ("penalty", "proximal"),
+    "norm": ("penalty",),
+    "regularized": ("penalty",),
+    "anneal_fraction": ("anneal",),
+}
+"""Fields of DReSS that some solvers alone look at."""
+
 
 class DressSettings(Contract):
     """DReSS: regularize the channels that will go, then cut them. Fields left out take the preset's value."""
@@ -106,8 +114,10 @@ class DressSettings(Contract):
         return self.solver != "none"
 
     def for_regularize(self) -> dict[str, Any]:
-        """What decides the regularize stage's result, for its key: an elastic run serves every ratio."""
-        unused = {"preset", "exact_norms", *({"ratio"} if self.solver == "elastic" else ())}
+        """What decides the regularize stage's result, for its key: an elastic run serves every ratio, and what only
+        another solver heeds decides nothing."""
+        unheeded = {field for field, solvers in _HEEDED_BY.items() if self.solver not in solvers}
+        unused = {"preset", "exact_norms", *({"ratio"} if self.solver == "elastic" else ()), *unheeded}
         return self.model_dump(mode="json", exclude=unused)
 
     @property

@@ -122,3 +122,26 @@ def test_every_field_says_what_it_means() -> None:
         if not about.description
     ]
     assert silent == []
+
+
+@pytest.mark.parametrize(
+    ("solver", "field", "value", "decides"),
+    [
+        ("anneal", "strength", 0.5, False),
+        ("anneal", "norm", "l1", False),
+        ("anneal", "regularized", "all", False),
+        ("anneal", "anneal_fraction", 0.7, True),
+        ("penalty", "strength", 0.5, True),
+        ("penalty", "norm", "l1", True),
+        ("penalty", "regularized", "all", True),
+        ("penalty", "anneal_fraction", 0.7, False),
+        ("proximal", "strength", 0.5, True),
+        ("elastic", "strength", 0.5, False),
+        ("none", "strength", 0.5, False),
+    ],
+)
+def test_what_a_solver_does_not_heed_decides_nothing(solver: str, field: str, value: Any, decides: bool) -> None:
+    """So that trials of a search which differ in nothing that counts share their result."""
+    plain = {"kind": "dress", "ratio": 0.2, "solver": solver}
+    one, other = (DressSettings.model_validate(each).for_regularize() for each in (plain, {**plain, field: value}))
+    assert (one != other) is decides
