@@ -6,17 +6,17 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import make_url
 
+from service.database.address import is_sqlite
 from service.database.session import Database
 from service.errors import Misconfigured, SchemaOutdated
 
 
 def upgrade(database: Database) -> str:
     """Run the missing migrations in one transaction; the revision reached. Harmless to repeat or to race."""
-    file = make_url(database.url).database
-    if database.engine.dialect.name == "sqlite" and file:
-        Path(file).parent.mkdir(parents=True, exist_ok=True)
+    file = _file_of(database)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
     with database.connection() as connection:
         config = _config()
         config.attributes["connection"] = connection
@@ -30,8 +30,8 @@ def require_head(database: Database) -> None:
     Raises:
         SchemaOutdated: the database is missing, older or newer.
     """
-    file = make_url(database.url).database
-    if database.engine.dialect.name == "sqlite" and file and not Path(file).is_file():
+    file = _file_of(database)
+    if file is not None and not file.is_file():
         raise SchemaOutdated(f"there is no database at {file}; run `dress migrate` first")
     with database.engine.connect() as connection:
         current = MigrationContext.configure(connection).get_current_revision()
@@ -40,6 +40,10 @@ def require_head(database: Database) -> None:
             f"the database is at revision {current or 'none'}, this version needs {_head()}; run `dress migrate` "
             "with the newest version in use"
         )
+
+
+def _file_of(database: Database) -> Path | None:
+    return Path(database.address.database or "") if is_sqlite(database.address) else None
 
 
 def _config() -> Config:
