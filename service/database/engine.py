@@ -1,16 +1,12 @@
 """Makes engines: what either database needs so that a commit is durable and nobody waits for ever."""
 
-from __future__ import annotations
-
 import sqlite3
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 
 from service.database.address import is_sqlite
-
-if TYPE_CHECKING:
-    import psycopg
 
 LOCK_SECONDS = 10
 """Longest wait for a lock that another transaction holds."""

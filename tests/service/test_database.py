@@ -20,7 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.schema import CreateTable
 
 from service.database.clock import database_now
-from service.database.schema import _config, require_head, upgrade
+from service.database.schema import _config, require_known, upgrade
 from service.database.session import Database
 from service.database.tables import ApiKey, Base, Job, new_id
 from service.errors import SchemaOutdated
@@ -35,14 +35,14 @@ def test_the_migrations_lead_to_the_tables(database: Database) -> None:
 def test_only_the_newest_schema_is_accepted(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'deep' / 'dress.sqlite3'}")
     with pytest.raises(SchemaOutdated, match="dress migrate"):
-        require_head(database)
+        require_known(database)
     upgrade(database)
     upgrade(database)
-    require_head(database)
+    require_known(database)
     with database.connection() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = 'of tomorrow'"))
     with pytest.raises(SchemaOutdated, match="of tomorrow"):
-        require_head(database)
+        require_known(database)
     database.dispose()
 
 
@@ -74,7 +74,7 @@ def test_steps_go_up_and_down_under_rows(tmp_path: Path) -> None:
     assert run("SELECT id, status FROM jobs") == [("job_1", "queued")]
     assert run("SELECT name FROM sqlite_master WHERE name LIKE '%datasets%'") == []
     upgrade(database)
-    require_head(database)
+    require_known(database)
     assert run("SELECT id FROM jobs") == [("job_1",)] and run("SELECT id FROM datasets") == []
     database.dispose()
 
@@ -87,7 +87,7 @@ def test_migrations_may_race(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     for database in databases:
-        require_head(database)
+        require_known(database)
         database.dispose()
 
 
