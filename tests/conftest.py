@@ -62,6 +62,13 @@ BACKENDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
 """Parameters of `backend`, for tests that must pass on either database."""
 
 
+def run_on_both(metafunc: pytest.Metafunc) -> None:
+    """Run a test on either database, unless it chooses its own."""
+    chosen = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    if "backend" in metafunc.fixturenames and "backend" not in chosen:
+        metafunc.parametrize("backend", BACKENDS)
+
+
 @pytest.fixture
 def backend() -> str:
     """Which database a test runs on. Test folders say which of theirs run on both."""

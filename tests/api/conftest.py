@@ -25,7 +25,7 @@ from service.artifacts.stores import open_store
 from service.database.schema import upgrade
 from service.database.session import Database
 from service.settings import Settings
-from tests.conftest import BACKENDS
+from tests.conftest import run_on_both
 from tests.processes import DEADLINE_SECONDS
 from tests.stored import write_model
 from workers.contracts.events import ArtifactStored, Event, NumberedEvent, Succeeded
@@ -33,7 +33,15 @@ from workers.contracts.results import Measurement, Results, StoredFile
 from workers.contracts.trials import TrialFinished, TrialProgressed, TrialProposed, TrialReported
 
 LEASE_SECONDS = 600.0
-ON_BOTH = {"test_jobs", "test_events", "test_datasets", "test_searches", "test_compare", "test_search_faults"}
+ON_BOTH = {
+    "test_several_servers",
+    "test_jobs",
+    "test_events",
+    "test_datasets",
+    "test_searches",
+    "test_compare",
+    "test_search_faults",
+}
 """Modules whose tests run on either database."""
 
 
@@ -172,8 +180,8 @@ class LiveServer:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """What rests on the database more than on HTTP must pass on both."""
-    if "deployment" in metafunc.fixturenames and metafunc.module.__name__.rpartition(".")[2] in ON_BOTH:
-        metafunc.parametrize("backend", BACKENDS)
+    if metafunc.module.__name__.rpartition(".")[2] in ON_BOTH:
+        run_on_both(metafunc)
 
 
 @pytest.fixture

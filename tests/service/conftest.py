@@ -11,7 +11,7 @@ import pytest
 from service.database.schema import upgrade
 from service.database.session import Database
 from service.settings import Settings
-from tests.conftest import BACKENDS
+from tests.conftest import run_on_both
 from tests.service.bench import Bench
 from workers.contracts.recipe import Recipe
 from workers.contracts.search import Search
@@ -19,9 +19,8 @@ from workers.contracts.search import Search
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Whatever needs a database must pass on both; on a Ray cluster once is enough."""
-    chosen = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
-    if "backend" in metafunc.fixturenames and "ray_runner" not in metafunc.fixturenames and "backend" not in chosen:
-        metafunc.parametrize("backend", BACKENDS)
+    if "ray_runner" not in metafunc.fixturenames:
+        run_on_both(metafunc)
 
 
 @pytest.fixture(scope="session")
