@@ -77,6 +77,9 @@ def test_list_pages_and_filters(http: TestClient, deployment: Deployment) -> Non
     assert found(label="n=1") == [ids[3], ids[1]]
     assert found(created_after="2000-01-01T00:00:00Z") == ids[::-1]
     assert found(created_after="2999-01-01T00:00:00Z") == []
+    for strange in ({"label": "a\0=b"}, {"after": "job_\0"}):  # nothing has it, and PostgreSQL cannot even look for it
+        assert http.get("/v1/jobs", params=strange).status_code in (200, 404, 422)
+    assert http.get(f"/v1/jobs/{ids[0]}/events", params={"after": 2**53}).json()["data"] == []
 
 
 def test_etag_spares_the_body(http: TestClient, job_id: str) -> None:
