@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import DataError, InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -185,6 +185,7 @@ def register(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(OperationalError, _on_database_gone)
     app.add_exception_handler(InterfaceError, _on_database_gone)
+    app.add_exception_handler(InternalError, _on_database_gone)
     app.add_exception_handler(NoConnectionFree, _on_database_gone)
     app.add_exception_handler(DataError, _on_unstorable)
     app.add_exception_handler(Exception, _on_anything_else)

@@ -18,8 +18,8 @@ PATIENCE_SECONDS = 5.0
 """So long a database that restarts is waited for, before callers are told that it does not answer."""
 _TAKEN_BACK = frozenset({"40001", "40P01", "55P03"})
 """Serialization failure, deadlock, a lock waited for too long: nothing of the transaction was done."""
-_AWAY = ("08", "53", "57")
-"""Classes of errors: no connection, too many of them, the server shuts down or starts."""
+_AWAY = ("08", "53", "57", "25P03")
+"""No connection, too many of them, the server shuts down or starts; it ended a transaction that was idle too long."""
 
 
 class Database:

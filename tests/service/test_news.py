@@ -13,6 +13,7 @@ from service.database.news import Channel, Listener
 from service.database.session import Database
 from tests.conftest import BACKENDS
 from tests.processes import DEADLINE_SECONDS, until
+from tests.service.bench import Bench
 from workers.contracts.recipe import Recipe
 
 ON_POSTGRESQL = BACKENDS[1:]
@@ -84,6 +85,25 @@ def test_a_lost_connection_is_told_and_replaced(
     assert listener.wait(0.0) is None and listener.is_told, "news were missed meanwhile"
     job_id = enqueue(database, recipe)
     assert listener.wait(LONG_SECONDS) == {job_id}
+
+
+@pytest.mark.parametrize("backend", ON_POSTGRESQL)
+def test_a_dispatcher_that_hears_need_not_look(bench: Bench, recipe: Recipe) -> None:
+    """It would look by itself only after so long that the test had failed."""
+    bench.settings = bench.settings.model_copy(update={"poll_seconds": 600.0})
+    dispatcher = bench.dispatcher("whole")
+    dispatcher.tick()  # everything is due at first; from here on it is told
+    stop = threading.Event()
+    thread = threading.Thread(target=dispatcher.run_forever, args=(stop,))
+    thread.start()
+    try:
+        job_id = bench.submit(recipe)
+        until(lambda: bench.job(job_id).status == "succeeded")
+    finally:
+        stop.set()
+        bench.submit(recipe)  # wakes it, to see that it is to stop
+        thread.join(DEADLINE_SECONDS)
+    assert not thread.is_alive()
 
 
 def test_closing_ends_a_wait(database: Database) -> None:
