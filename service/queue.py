@@ -118,7 +118,8 @@ def note_adoption(session: Session, held: Lease) -> None:
 
 def release(session: Session, owner: str) -> None:
     """End the owner's leases at once, so that its successor need not wait for them to expire."""
-    change(session, Job.lease_owner == owner, Job.status.in_(words(LEASED)), lease_expires_at=database_now())
+    if change(session, Job.lease_owner == owner, Job.status.in_(words(LEASED)), lease_expires_at=database_now()):
+        news.tell(session, Channel.QUEUE, owner)
 
 
 def apply(

@@ -48,7 +48,8 @@ class Settings(BaseSettings):
     heartbeat_seconds: Annotated[float, Field(gt=0)] = 5.0
     """Time between two renewals of a lease."""
     poll_seconds: Annotated[float, Field(gt=0)] = 0.25
-    """Time between two looks at the queue for new and cancelled jobs."""
+    """Time between two looks at the queue for new and cancelled jobs. Four times as long where the database tells of
+    them (PostgreSQL): what time alone brings is left to look for."""
     reap_seconds: Annotated[float, Field(gt=0)] = 30.0
     """Time between two searches for workers that nobody needs any more."""
     unpolled_seconds: Annotated[float, Field(gt=0)] = 120.0

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import select
+import selectors
 import socket
 import time
 from enum import StrEnum
+from typing import Any
 
 import psycopg
-from sqlalchemy import Connection, func
-from sqlalchemy import select as select_rows
+from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -34,7 +34,7 @@ class Channel(StrEnum):
 def tell(session: Session, channel: Channel, subject: str) -> None:
     """Tell whoever listens, once this transaction is committed. News repeated in a transaction are told once."""
     if session.get_bind().dialect.name == "postgresql":
-        session.execute(select_rows(func.pg_notify(channel.value, subject)))
+        session.execute(select(func.pg_notify(channel.value, subject)))
 
 
 class Listener:
@@ -62,12 +62,12 @@ class Listener:
         if self._connection is None and self._begin():
             return None  # what was committed before this moment was told to nobody
         if self._connection is None:
-            select.select([self._end], [], [], max(0.0, min(seconds, self._poll_seconds)))
+            _until_readable(min(seconds, self._poll_seconds), self._end)
             return None
         listening = self._connection.connection.driver_connection
         assert isinstance(listening, psycopg.Connection)  # noqa: S101  the engine's driver
         try:
-            select.select([self._end.fileno(), listening.fileno()], [], [], max(0.0, seconds))
+            _until_readable(seconds, self._end, listening)
             return {told.payload for told in listening.notifies(timeout=0)}
         except psycopg.Error as error:
             log.warning("news of the database cease; it is looked at until they come again: %s", error)
@@ -98,3 +98,11 @@ class Listener:
             return False
         self._connection = connection
         return True
+
+
+def _until_readable(seconds: float, *sources: socket.socket | psycopg.Connection[Any]) -> None:
+    """Wait for one of them, or for the time to be over. Not `select.select`, which ends at the 1024th open file."""
+    with selectors.DefaultSelector() as selector:
+        for source in sources:
+            selector.register(source, selectors.EVENT_READ)
+        selector.select(max(0.0, seconds))

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 _AT_ONCE = 32
 """Jobs read in one transaction."""
-_MORE_RARELY = 8
+_MORE_RARELY = 4
 """Where the database tells what is new, the queue is looked at so much more rarely unasked: for what only time brings,
 such as a lease that expires."""
 _CLUSTER_LOST = "the Ray cluster is gone; the job goes on from its last checkpoint on a new one"
