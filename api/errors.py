@@ -166,7 +166,7 @@ async def _on_unstorable(request: Request, error: Exception) -> Response:
     return problem(
         request.scope,
         HTTPStatus.UNPROCESSABLE_ENTITY,
-        "A value of the request cannot be kept or looked for: it holds a NUL character, or is too large a number.",
+        "A value of the request cannot be kept or looked for: it is too long or too large, or holds a NUL character.",
         code="invalid_request",
     )
 

@@ -28,7 +28,7 @@ def storable(text: str) -> str:
 def _kept(value: Any) -> Any:
     """JSON knows neither NaN nor infinity."""
     if isinstance(value, dict):
-        return {key: _kept(item) for key, item in value.items()}
+        return {storable(str(key)): _kept(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_kept(item) for item in value]
     if isinstance(value, str):

@@ -64,8 +64,8 @@ BACKENDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
 
 def run_on_both(metafunc: pytest.Metafunc) -> None:
     """Run a test on either database, unless it chooses its own."""
-    chosen = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
-    if "backend" in metafunc.fixturenames and "backend" not in chosen:
+    chosen = any("backend" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "backend" in metafunc.fixturenames and not chosen:
         metafunc.parametrize("backend", BACKENDS)
 
 

@@ -211,7 +211,10 @@ def _attempts_are_whole(session: Session, job: Job) -> None:
     assert tuple(session.execute(told).one()) == (job.last_event, job.last_event)
 
 
-@pytest.mark.parametrize("seed", range(3))
+WALKS = [("sqlite", 0), ("sqlite", 1), pytest.param("postgresql", 2, marks=pytest.mark.postgres)]
+
+
+@pytest.mark.parametrize(("backend", "seed"), WALKS)
 def test_what_must_always_hold(database: Database, recipe: Recipe, search: Search, seed: int) -> None:
     walk = Walk(database, recipe, search, random.Random(seed))
     for _ in range(STEPS):
