@@ -42,7 +42,11 @@ class Dispatchers:
 
     def at_work(self) -> bool:
         """Whether every process has come so far that it dispatches."""
-        return len(re.findall(r"dispatcher \S+ begins", self._log.read_text("utf-8"))) >= len(self.processes)
+        return self.said(r"dispatcher \S+ begins") >= len(self.processes)
+
+    def said(self, pattern: str) -> int:
+        """How often their log has it."""
+        return len(re.findall(pattern, self._log.read_text("utf-8")))
 
     def jobs(self) -> list[Job]:
         with self.database.reading() as session:

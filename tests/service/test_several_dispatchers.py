@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -51,6 +52,24 @@ def test_a_killed_dispatcher_leaves_nothing_undone_and_nothing_done_twice(
         attempts = dispatchers.attempts(job.id)
         assert [attempt.outcome for attempt in attempts] == ["lost"] * (job.id in orphans) + ["succeeded"]
         assert all((one.ended_at or 0.0) <= next.started_at for one, next in pairwise(attempts)), "one at a time"
+        assert dispatchers.types(job.id)["job_succeeded"] == 1
+
+
+def test_a_dispatcher_that_comes_back_from_the_dead_writes_nothing(
+    dispatchers: Dispatchers, database: Database, recipe: Recipe, tmp_path: Path
+) -> None:
+    zombie = dispatchers.start(cpus=2)
+    submit(database, recipe, 2)
+    until(lambda: len(dispatchers.led_by(zombie)) == 2, STARTED_WITHIN_SECONDS)
+    zombie.send_signal(signal.SIGSTOP)
+    heir = dispatchers.start(cpus=2)
+    until(lambda: len(dispatchers.led_by(heir)) == 2, STARTED_WITHIN_SECONDS)
+    zombie.send_signal(signal.SIGCONT)
+    until(lambda: dispatchers.said("letting go") == 2, STARTED_WITHIN_SECONDS)
+    (tmp_path / "go").touch()
+    until(dispatchers.all_succeeded, STARTED_WITHIN_SECONDS)
+    for job in dispatchers.jobs():
+        assert [attempt.outcome for attempt in dispatchers.attempts(job.id)] == ["lost", "succeeded"]
         assert dispatchers.types(job.id)["job_succeeded"] == 1
 
 
