@@ -98,6 +98,7 @@ def trial_answer(search: Search, row: tables.Trial) -> Trial:
         seconds=cost.get("seconds"),
         gpu_seconds=cost.get("gpu_seconds"),
         avoided_seconds=cost.get("avoided_seconds"),
+        avoided_by_stage=cost.get("avoided_by_stage") or {},
         error=Fault(code=finished.code or "unknown", message=finished.message or "") if finished and failed else None,
         reason=_reason(row, finished),
         created_at=instant(row.created_at),
@@ -132,6 +133,7 @@ def _tally_and_work(session: Session, search_id: str) -> tuple[SearchTally, Sear
         spent_seconds=told.spent_seconds,
         avoided_seconds=told.avoided_seconds,
         avoided_fraction=told.avoided_seconds / cost if cost else None,
+        avoided_by_stage=told.avoided_by_stage,
         gpu_seconds=told.gpu_seconds,
     )
     return tally, work

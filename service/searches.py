@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,8 @@ class Tally:
     """What the stages cost that they found instead of computing them."""
     gpu_seconds: float = 0.0
     """Their seconds times the GPUs of each."""
+    avoided_by_stage: dict[str, float] = field(default_factory=dict)
+    """`avoided_seconds` by stage, the most first."""
 
 
 def screened(search: Search, places: Places) -> tuple[Search, Recipe]:
@@ -220,7 +223,13 @@ def tally(session: Session, search_id: str) -> Tally:
     ]
     wanted = select(Trial.status, func.count(), *costs).where(Trial.search_id == search_id).group_by(Trial.status)
     rows = session.execute(wanted).all()
-    return Tally({row[0]: row[1] for row in rows}, *(float(sum(row[place] for row in rows)) for place in (2, 3, 4)))
+    counts = {row[0]: row[1] for row in rows}
+    by_stage: Counter[str] = Counter()
+    of_trials = select(Trial.finished["avoided_by_stage"]).where(Trial.search_id == search_id)
+    for avoided in session.scalars(of_trials):
+        by_stage.update(avoided or {})
+    spent, avoided, of_gpus = (float(sum(row[place] for row in rows)) for place in (2, 3, 4))
+    return Tally(counts, spent, avoided, of_gpus, dict(by_stage.most_common()))
 
 
 def _points(search: Search) -> Iterator[tuple[str, Point]]:

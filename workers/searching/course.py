@@ -75,7 +75,8 @@ class Trial:
     told_at: float = -math.inf
     computed: set[str] = field(default_factory=set)
     """Keys of the stages that it computed itself: found again after a crash, they were not avoided."""
-    avoided_seconds: float = 0.0
+    avoided: Counter[str] = field(default_factory=Counter)
+    """Seconds that stages cost which it found instead of computing them, by stage."""
     files: list[StoredFile] = field(default_factory=list)
     ended: bool = False
 
@@ -232,7 +233,8 @@ class Course:
                 if not event.reused:
                     trial.computed.add(event.key)
                 elif event.key not in trial.computed:
-                    trial.avoided_seconds += max(0.0, (event.cost_seconds or 0.0) - event.seconds)
+                    stage = " ".join(filter(None, (event.stage, event.subject)))
+                    trial.avoided[stage] += max(0.0, (event.cost_seconds or 0.0) - event.seconds)
             case ArtifactStored():
                 trial.files += event.files
             case Succeeded():
@@ -297,7 +299,8 @@ class Course:
         costs = {
             "seconds": trial.seconds(now),
             "gpu_seconds": trial.gpu_seconds(now),
-            "avoided_seconds": trial.avoided_seconds,
+            "avoided_seconds": sum(trial.avoided.values()),
+            "avoided_by_stage": dict(trial.avoided),
         }
         trial.ended = True
         self._running.pop(trial.number, None)

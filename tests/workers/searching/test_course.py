@@ -56,6 +56,7 @@ def test_an_undisturbed_search_ends_with_what_was_asked(name: str, tmp_path: Pat
     if wanted.scheduler is not None:
         assert {each.status for each in ended} == {"succeeded", "stopped"}
     assert all(each.avoided_seconds == pytest.approx(3.0, abs=0.1) for each in ended)
+    assert all(each.avoided_by_stage == {"evaluate dense": each.avoided_seconds} for each in ended)
 
 
 @pytest.mark.parametrize("name", SEARCHES)
