@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -75,7 +75,7 @@ class Trial:
     told_at: float = -math.inf
     computed: set[str] = field(default_factory=set)
     """Keys of the stages that it computed itself: found again after a crash, they were not avoided."""
-    avoided: Counter[str] = field(default_factory=Counter)
+    avoided: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Seconds that stages cost which it found instead of computing them, by stage."""
     files: list[StoredFile] = field(default_factory=list)
     ended: bool = False
