@@ -66,18 +66,22 @@ def leave(session: Session, search_id: str, to: Status) -> None:
 
 
 def how_far(session: Session, job: tables.Job) -> str | None:
-    """How many trials a search that is told to end had brought to their end, in words; None for a job."""
+    """How many trials a search that is told to end had brought to their end, in words; None for a job.
+
+    Those that it gave up are told too: they count as stopped.
+    """
     search = session.get(tables.Search, job.id) if job.kind == "search" else None
     if search is None:
         return None
-    ended = select(func.count()).where(Trial.search_id == job.id, Trial.finished.is_not(None))
-    count = session.scalar(ended) or 0
+    counted = select(func.count(), func.count(Trial.ended_as)).where(Trial.search_id == job.id)
+    begun, count = session.execute(counted).one()
     try:
         most = Search.model_validate(search.spec).trials_at_most
     except ValidationError:  # written by another version
         most = MOST_TRIALS
     of = f" of {most}" if most < MOST_TRIALS else ""  # none were asked for by number
-    return f"stopped after {count}{of} trial{'' if (most if of else count) == 1 else 's'}"
+    given_up = f", {begun - count} more given up" if begun > count else ""
+    return f"stopped after {count}{of} trial{'' if (most if of else count) == 1 else 's'}{given_up}"
 
 
 def _proposed(session: Session, search_id: str, event: TrialProposed) -> None:

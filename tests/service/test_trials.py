@@ -180,7 +180,7 @@ def test_no_trial_outlives_its_search(database: Database, search: Search, last: 
     assert (first.status, second.status, second.finished) == ("succeeded", "stopped", None)
     assert second.ended_at is not None and second.ended_as is None
     job = read(database, search_id)
-    assert job.reason == (None if last else "stopped after 1 of 3 trials")
+    assert job.reason == (None if last else "stopped after 1 of 3 trials, 1 more given up")
     assert row_of(database, search_id).best == 1
 
 

@@ -155,6 +155,13 @@ class Search(Contract):
         """Combinations of a finite space."""
         return math.prod(len(dimension.values or ()) for dimension in self.space.values())
 
+    def grid_point(self, place: int) -> Point | None:
+        """A combination of a finite space, from 0; the first field changes slowest. None behind the last."""
+        if place >= self.grid_size:
+            return None
+        every = itertools.product(*(dimension.values or () for dimension in self.space.values()))
+        return dict(zip(self.space, next(itertools.islice(every, place, None)), strict=True))
+
     @property
     def trials_at_most(self) -> int:
         """Trials that are begun, if the budget allows."""
