@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tests.test_recipes import values as studied
 from workers.contracts.recipe import parse_yaml
 from workers.contracts.search import Asha, Search, checked
 from workers.contracts.study import with_settings
+from workers.search_run import run_search
 
 FOLDER = Path(__file__).parents[1] / "deploy" / "searches"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -120,3 +122,26 @@ def test_the_frontier_is_of_quality_size_and_latency() -> None:
     assert asked.algorithm == "tpe" and isinstance(asked.scheduler, Asha) and asked.keep == "frontier"
     assert {"method.ratio", "method.strength", "method.norm", "data.split"} == set(asked.space)
     assert asked.recipe_at(asked.first[0]).method.ratio == 0.25, "the paper's own choice comes first"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["table6", "frontier"])
+def test_a_search_runs_on_a_tiny_model(name: str, checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
+    """Two trials of the file as it is, but for model, texts and their amount."""
+    texts = [{"name": "text", "path": str(corpus / "valid.txt"), "label": "wikitext2"}]
+    settings = {
+        "model.source": checkpoint,
+        "resources.gpus": 0,
+        "data.name": "text",
+        "data.path": corpus / "train.txt",
+        "data.samples": 48,
+        "data.sequence_length": 32,
+        "evaluate.perplexity": json.dumps(texts),
+        "trials": 2,
+    }
+    plain = with_settings(parse_yaml(read(name)), [f"{field}={value}" for field, value in settings.items()])
+    table, failure = run_search(Search.model_validate(plain), tmp_path, tell=lambda _line: None)
+    assert failure is None and [row.status for row in table.rows] == ["succeeded", "succeeded"]
+    assert all(value is not None and value > 0 for row in table.rows for value in row.values.values())
+    assert table.work.avoided_by_stage["evaluate dense"] > 0
+    assert list((tmp_path / "figures").glob("*.svg")) and (tmp_path / "table.md").read_text("utf-8")
