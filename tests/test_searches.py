@@ -39,7 +39,7 @@ def search(name: str) -> Search:
 
 
 def test_every_search_is_listed() -> None:
-    assert {file.stem for file in FILES} == {*SWEEPS, "frontier"}
+    assert {file.stem for file in FILES} == {*SWEEPS, "frontier", "many_ratios"}
     listed = (FOLDER / "README.md").read_text("utf-8")
     for file in FILES:
         row = next(line for line in listed.splitlines() if line.startswith(f"| [{file.name}]({file.name}) |"))
@@ -110,6 +110,13 @@ def test_table_6_varies_the_weight_alone_as_the_paper_does() -> None:
 def test_parameters_are_sought_where_the_ratio_varies() -> None:
     assert [each.metric for each in search("figure4").objectives] == ["recovered.perplexity.wikitext2", "parameters"]
     assert search("figure4").keep == "frontier"
+
+
+def test_one_regularize_run_serves_every_ratio_of_a_weight() -> None:
+    asked = search("many_ratios")
+    methods = [asked.recipe_at(asked.grid_point(place) or {}).method for place in range(asked.grid_size)]
+    assert len({json.dumps(method.for_regularize()) for method in methods}) == 6 and len(methods) == 24
+    assert asked.keep == "frontier" and len(asked.objectives) == 2
 
 
 def test_the_frontier_is_of_quality_size_and_latency() -> None:
