@@ -36,6 +36,7 @@ def main() -> None:
     options = parser.parse_args()
     base = filled(small_llama(short=True), options.ratio, short=True)
     base["evaluate"].pop("speed")
+    base["resources"]["cpus"] = 1
     base["method"] |= {"preset": "paper"}
     reached = 0
     for seed in options.seeds:

@@ -65,6 +65,7 @@ def main() -> None:
     for title, method in list(BASES.items())[: options.bases]:
         base = filled(model, RATIOS[0], short=True) | {"seed": options.seed}
         base["evaluate"].pop("speed")  # seconds differ from run to run
+        base["resources"]["cpus"] = 1  # threads that wait for each other would count as work
         base["method"] |= {**method, "elastic_ratios": RATIOS}
         print(f"{title}, {len(STRENGTHS)} λ x {len(RATIOS)} ratios, seed {options.seed}", flush=True)
         compared(base)
