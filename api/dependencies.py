@@ -19,7 +19,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.tail import Tail
 from service import keys
-from service.database.schema import require_head
+from service.database.schema import require_known
 from service.database.session import Database
 from service.errors import NotFound, Unauthenticated
 from service.settings import Settings
@@ -64,7 +64,7 @@ def ready(wiring: Wiring) -> None:
         SchemaOutdated: it must be migrated first.
         OperationalError: it does not answer.
     """
-    require_head(wiring.database)
+    require_known(wiring.database)
     if not wiring.has_key.is_set():
         with wiring.database.writing() as session:
             keys.ensure_local_key(session, wiring.settings.api_key_file)

@@ -8,7 +8,8 @@ from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
@@ -160,6 +161,16 @@ async def _on_database_gone(request: Request, error: Exception) -> Response:
     return await _on_http_error(request, Unready("The database does not answer; try again shortly."))
 
 
+async def _on_unstorable(request: Request, error: Exception) -> Response:
+    log.info("request %s: %s", request_id(request.scope), error)
+    return problem(
+        request.scope,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "A value of the request cannot be kept or looked for: it holds a NUL character, or is too large a number.",
+        code="invalid_request",
+    )
+
+
 async def _on_anything_else(request: Request, error: Exception) -> Response:
     name = request_id(request.scope)
     log.error("request %s failed", name, exc_info=error)
@@ -174,4 +185,6 @@ def register(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(OperationalError, _on_database_gone)
     app.add_exception_handler(InterfaceError, _on_database_gone)
+    app.add_exception_handler(NoConnectionFree, _on_database_gone)
+    app.add_exception_handler(DataError, _on_unstorable)
     app.add_exception_handler(Exception, _on_anything_else)

@@ -87,6 +87,16 @@ class Repeatable:
         known = None if self.key is None else idempotency.replay(session, self.key, self.digest)
         return None if known is None else self._answered(known, replayed=True)
 
+    def claimed(self, session: Session) -> Response | None:
+        """As `earlier`, in a transaction that writes: requests under one key come one after the other.
+
+        Raises:
+            IdempotencyMismatch: the key was used for another request.
+        """
+        if self.key is not None:
+            idempotency.claim(session, self.key)
+        return self.earlier(session)
+
     def remember(self, session: Session, made: Made) -> Response:
         """The answer, kept in the transaction of what it answers. Send it after the commit: 201 means durable."""
         etag = None if made.version is None else strong_etag(made.version)
@@ -114,7 +124,7 @@ def made_once(
 
     Args:
         prepare: all that takes time, such as a look at files; no transaction is held meanwhile.
-        make: writes it.
+        make: writes it; done once more where the database took the transaction back.
 
     Raises:
         IdempotencyMismatch: the key was used for another request.
@@ -125,10 +135,8 @@ def made_once(
         if known is not None:
             return known
     ready = prepare()
-    with wiring.database.writing() as session:
-        known = wanted.earlier(session)
-        if known is not None:
-            return known
-        made = make(session, ready)
-        answer = wanted.remember(session, made)
-    return answer
+
+    def write(session: Session) -> Response:
+        return wanted.claimed(session) or wanted.remember(session, make(session, ready))
+
+    return wiring.database.write(write)

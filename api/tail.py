@@ -1,26 +1,30 @@
-"""The one tail of the events table in this process: it tells followers when their job has something new.
+"""The one watch of this process over what is followed: it tells followers when their job has something new.
 
-However many clients follow, the database is asked one small question per interval, and none while nobody follows. A
-wake-up says only "look again": followers read by their job's own gapless numbers, so a wake-up too many costs a query
-and one missed costs `RECHECK_SECONDS` (PostgreSQL may commit events out of the order of their global ids).
+PostgreSQL tells which jobs have changed as soon as it is committed. Where nobody tells (SQLite, or while that
+connection is lost) the versions of the followed jobs are asked for, however many clients follow, in one small question
+per interval. Nothing is asked or told while nobody follows. A wake-up says only "look again": followers read by their
+job's own gapless numbers, so one too many costs a query, and one missed costs `RECHECK_SECONDS`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from service import events
+from service.database.news import Channel, Listener
 from service.database.session import Database
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.15
+LISTEN_SECONDS = 1.0
+"""How long one thread of the pool listens at once."""
 RECHECK_SECONDS = 5.0
 """A follower looks again after this long even if nobody woke it."""
 
@@ -43,11 +47,11 @@ class Follower:
 
 
 class Tail:
-    """Watches the events table while somebody follows. Lives in one event loop."""
+    """Watches while somebody follows. Lives in one event loop."""
 
     def __init__(self, database: Database, poll_seconds: float = POLL_SECONDS) -> None:
         self._database = database
-        self._poll_seconds = poll_seconds
+        self._news = Listener(database, Channel.JOBS, poll_seconds)
         self._followers: dict[str, set[Follower]] = {}
         self._watching: asyncio.Task[None] | None = None
         self.closing = False
@@ -71,28 +75,37 @@ class Tail:
     def close(self) -> None:
         """Let every follower end. Streams end whole, so that a graceful shutdown need not wait for them."""
         self.closing = True
+        self._news.close()
         self._wake(list(self._followers))
 
     async def _watch(self) -> None:
-        seen = None
+        known: dict[str, int] = {}
         while self._followers and not self.closing:
-            try:
-                seen, changed = await run_in_threadpool(self._look, seen)
-            except SQLAlchemyError:
-                log.warning("the events table cannot be read; trying again", exc_info=True)
-            else:
-                self._wake(list(self._followers) if changed is None else changed)
-            await asyncio.sleep(self._poll_seconds)
+            changed = await run_in_threadpool(self._news.wait, LISTEN_SECONDS)
+            if changed is None:
+                changed = await self._look(known)
+            self._wake(changed)
+            if not self._followers or self.closing:
+                await run_in_threadpool(self._news.rest)  # whoever begins to follow meanwhile finds this loop going on
 
-    def _look(self, seen: int | None) -> tuple[int, list[str] | None]:
-        """The newest event's id and the jobs with events after `seen`; all jobs (None) at the first look."""
+    async def _look(self, known: dict[str, int]) -> set[str]:
+        """The followed jobs whose version is another than the known one, which is brought up to date."""
+        followed = set(self._followers)
+        try:
+            found = await run_in_threadpool(self._versions, followed)
+        except SQLAlchemyError:
+            log.warning("the followed jobs cannot be looked at; trying again", exc_info=True)
+            return set()
+        changed = {job_id for job_id, version in found.items() if known.get(job_id) != version}
+        known.clear()
+        known.update(found)
+        return changed
+
+    def _versions(self, job_ids: set[str]) -> dict[str, int]:
         with self._database.reading() as session:
-            newest = events.newest_id(session)
-            if seen is None:
-                return newest, None
-            return newest, list(events.jobs_since(session, seen)) if newest > seen else []
+            return events.versions(session, job_ids)
 
-    def _wake(self, job_ids: list[str]) -> None:
+    def _wake(self, job_ids: Iterable[str]) -> None:
         for job_id in job_ids:
             for follower in self._followers.get(job_id, ()):
                 follower.wake()

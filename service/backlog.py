@@ -46,10 +46,10 @@ def expired(session: Session, limit: int) -> list[tuple[str, str]]:
     return [(job_id, attempt_id) for job_id, attempt_id in session.execute(wanted)]
 
 
-def booked(session: Session) -> list[tuple[Resources, int]]:
-    """What each attempt under way occupies, whoever leads it, and how many times at most."""
-    leased = select(Job.recipe, Job.slots).where(Job.status.in_(_LEASED))
-    return [(resources(recipe), slots) for recipe, slots in session.execute(leased)]
+def leased(session: Session) -> dict[str, tuple[Resources, int]]:
+    """What each job under way occupies, whoever leads it, and how many times at most; by its id."""
+    wanted = select(Job.id, Job.recipe, Job.slots).where(Job.status.in_(_LEASED))
+    return {job_id: (resources(recipe), slots) for job_id, recipe, slots in session.execute(wanted)}
 
 
 def specs(session: Session, jobs: Iterable[Job]) -> dict[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from sqlalchemy import ColumnElement, select, tuple_, update
 from sqlalchemy.orm import Session
 
+from service.database import locks
 from service.database.clock import database_now
 from service.database.session import Database
 from service.database.tables import Dataset, Job, JobDataset, new_id
@@ -37,7 +38,8 @@ def keep(session: Session, text: CheckedText, name: str) -> tuple[Dataset, bool]
     # Within the transaction: `sweep`, which removes bytes that nobody claims, comes before or after, never between.
     text.draft.keep()
     same = (Dataset.sha256 == text.sha256, Dataset.name == name, Dataset.deleted_at.is_(None))
-    known = session.scalars(select(Dataset).where(*same).order_by(Dataset.created_at, Dataset.id).limit(1)).first()
+    first = select(Dataset).where(*same).order_by(Dataset.created_at, Dataset.id).limit(1)
+    known = session.scalars(first.with_for_update()).first()  # or it might be deleted before this is committed
     if known is not None:
         return known, False
     made = Dataset(id=new_id("dataset"), name=name, sha256=text.sha256, size_bytes=text.size_bytes)
@@ -99,7 +101,7 @@ def delete(session: Session, dataset_id: str) -> None:
         NotFound: there is none of this id.
         Conflict: a job that has not ended refers to it.
     """
-    found = _locked(session, dataset_id)
+    found = session.get(Dataset, dataset_id, populate_existing=True, with_for_update=True)
     if found is None or found.deleted_at is not None:
         get(session, dataset_id)  # says which
     referring = (
@@ -171,7 +173,8 @@ def refer_to(session: Session, job_id: str, named: Mapping[str, str]) -> dict[st
     """
     digests = {}
     for dataset_id, field in sorted(named.items()):
-        found = _locked(session, dataset_id)
+        # Shared: those who refer to it need not wait for each other, only for whoever deletes it.
+        found = session.get(Dataset, dataset_id, populate_existing=True, with_for_update={"read": True})
         if found is None or found.deleted_at is not None:
             raise _unknown(dataset_id, field)
         session.add(JobDataset(job_id=job_id, dataset_id=dataset_id))
@@ -221,9 +224,5 @@ def _sweep_one(session: Session, uploads: Uploads, sha256: str) -> None:
 
 
 def _lock(session: Session, sha256: str) -> None:
-    """Where writers do not wait for each other anyway: wait for all who keep or remove these bytes."""
-    session.scalars(select(Dataset.id).where(Dataset.sha256 == sha256).with_for_update()).all()
-
-
-def _locked(session: Session, dataset_id: str) -> Dataset | None:
-    return session.get(Dataset, dataset_id, populate_existing=True, with_for_update=True)
+    """Wait for all who keep or remove these bytes; there may be no row of them yet."""
+    locks.hold(session, f"bytes:{sha256}")

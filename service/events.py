@@ -1,14 +1,20 @@
 """The history of each job: appended in the transaction of the change it tells of, numbered without gaps."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import BigInteger, literal, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
 
+from service.database import news
 from service.database.clock import database_now
+from service.database.news import Channel
 from service.database.tables import Event, Job
+
+_AT_ONCE = 1000
+_OF_STATUS = "job_"
+"""How the types of events begin that tell of a new status."""
 
 Fact = tuple[str, dict[str, Any]]
 """An event's type and its own fields."""
@@ -38,20 +44,25 @@ def append_all(session: Session, job: Job, facts: Sequence[Fact], attempt_id: st
     ]
     session.add_all(added)
     session.flush()
+    news.tell(session, Channel.JOBS, job.id)
+    if any(type.startswith(_OF_STATUS) for type, _ in facts):
+        news.tell(session, Channel.QUEUE, job.id)
     return added
 
 
 def listing(session: Session, job_id: str, *, after: int, limit: int) -> list[Event]:
     """The job's events whose number is greater than `after`, oldest first."""
-    wanted = select(Event).where(Event.job_id == job_id, Event.number > after).order_by(Event.number).limit(limit)
+    # A caller's number may be larger than any that the column can hold.
+    beyond = Event.number > literal(after, BigInteger)
+    wanted = select(Event).where(Event.job_id == job_id, beyond).order_by(Event.number).limit(limit)
     return list(session.scalars(wanted))
 
 
-def newest_id(session: Session) -> int:
-    """Id of the newest event of any job; 0 if there is none."""
-    return session.scalar(select(func.max(Event.id))) or 0
-
-
-def jobs_since(session: Session, event_id: int) -> set[str]:
-    """The jobs that have events with a greater id than this one."""
-    return set(session.scalars(select(Event.job_id).where(Event.id > event_id).distinct()))
+def versions(session: Session, job_ids: Iterable[str]) -> dict[str, int]:
+    """The present version of each of these jobs that exists. Every event makes it grow, and every other change."""
+    wanted = sorted(job_ids)
+    found: dict[str, int] = {}
+    for start in range(0, len(wanted), _AT_ONCE):
+        some = select(Job.id, Job.version).where(Job.id.in_(wanted[start : start + _AT_ONCE]))
+        found |= {job_id: version for job_id, version in session.execute(some)}
+    return found

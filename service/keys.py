@@ -8,6 +8,7 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from service.database import locks
 from service.database.tables import ApiKey, new_id
 
 _LOCAL_NAME = "this machine"
@@ -17,6 +18,7 @@ def ensure_local_key(session: Session, file: Path) -> str:
     """The secret in this machine's key file, made if there is none, and known to the database."""
     secret = _read(file) or _create(file)
     digest = _digest(secret)
+    locks.hold(session, f"key:{digest}")  # servers of one state folder may start at once
     if session.scalar(select(ApiKey).where(ApiKey.sha256 == digest)) is None:
         session.add(ApiKey(id=new_id("key"), sha256=digest, name=_LOCAL_NAME))
         session.flush()

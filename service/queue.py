@@ -8,11 +8,14 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from service import endings, events, trials
+from service.database import news
 from service.database.clock import database_now
+from service.database.news import Channel
 from service.database.tables import Attempt, Job, JobLabel, new_id
 from service.domain.job import LEASED, Status
 from service.domain.lease import WORKER_LOST, Ending, Lease, RetryRules
 from service.errors import Conflict, LeaseLost, NotFound
+from service.plain import plain, storable
 from service.reports import fold
 from service.transitions import change, move, reread, words
 from workers.contracts.events import Failed, NumberedEvent, Succeeded
@@ -21,6 +24,7 @@ from workers.contracts.recipe import Recipe
 Kind = Literal["job", "search"]
 """What is queued: a recipe, or a search, whose `recipe` says what one of its trials occupies."""
 
+_NODE_LETTERS = 255
 _IS_IDLE = Job.status.notin_(words(LEASED))
 
 
@@ -53,12 +57,15 @@ def enqueue(
 
 
 def lease(session: Session, job_id: str, *, owner: str, seconds: float) -> Lease | None:
-    """Begin an attempt at a queued job, or None if it was taken, cancelled or must still wait."""
+    """Begin an attempt at a queued job, or None if it was taken, is just being changed, or must still wait."""
     token = secrets.token_hex(16)
+    # Another dispatcher that leases this very job is not waited for. SQLite has one writer, and knows no such clause.
+    unlocked = select(Job.id).where(Job.id == job_id).with_for_update(skip_locked=True).scalar_subquery()
     begun = move(
         session,
         job_id,
         Status.RUNNING,
+        Job.id == unlocked,
         Job.status == Status.QUEUED.value,
         Job.not_before <= database_now(),
         lease_owner=owner,
@@ -126,7 +133,7 @@ def apply(
     """
     job = _hold(session, held)
     attempt = session.get_one(Attempt, held.attempt_id, populate_existing=True)
-    attempt.node = node or attempt.node
+    attempt.node = storable(node)[:_NODE_LETTERS] if node else attempt.node
     fresh = _contiguous(batch, attempt.last_sequence)
     if not fresh:
         return attempt.last_sequence
@@ -137,8 +144,7 @@ def apply(
     if isinstance(last, Succeeded):
         endings.conclude(session, job, attempt, Status.SUCCEEDED, "succeeded")
     elif isinstance(last, Failed):
-        verdict = last.model_dump(mode="json", exclude={"type"})
-        endings.settle(session, job, attempt, rules, "failed", verdict)
+        endings.settle(session, job, attempt, rules, "failed", plain(last))
     return attempt.last_sequence
 
 
@@ -150,7 +156,7 @@ def give_up(session: Session, held: Lease, rules: RetryRules, ending: Ending) ->
     """
     job = _hold(session, held)
     outcome = "lost" if ending.code == WORKER_LOST else "failed"
-    verdict = {"fault": ending.fault, "code": ending.code, "message": ending.message}
+    verdict = {"fault": ending.fault, "code": ending.code, "message": storable(ending.message)}
     endings.settle(session, job, session.get_one(Attempt, held.attempt_id), rules, outcome, verdict)
 
 
@@ -229,10 +235,12 @@ def explain(session: Session, job_id: str, reason: str | None) -> None:
     """Say why a queued job waits."""
     job = session.get(Job, job_id, populate_existing=True)
     if job is not None and job.reason != reason:
+        differs = Job.reason.is_distinct_from(reason)  # another dispatcher may have said it meanwhile
         change(
-            session, Job.id == job_id, Job.status == Status.QUEUED.value,
+            session, Job.id == job_id, Job.status == Status.QUEUED.value, differs,
             reason=reason, version=Job.version + 1, updated_at=database_now(),
         )  # fmt: skip
+        news.tell(session, Channel.JOBS, job_id)
 
 
 def _contiguous(batch: Iterable[NumberedEvent], last: int) -> list[NumberedEvent]:
@@ -262,7 +270,8 @@ def _require(changed: int, held: Lease) -> None:
 
 
 def _known(session: Session, job_id: str) -> Job:
-    job = session.get(Job, job_id)
+    """The job, its row locked for this transaction: what is decided from it holds when it is written."""
+    job = session.get(Job, job_id, populate_existing=True, with_for_update=True)
     if job is None:
         raise NotFound(f"there is no job {job_id}")
     return job

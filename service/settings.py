@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.database.address import address_of
 from service.domain.lease import RetryRules
 from workers.actor import ENGINE, PIPELINE
 from workers.contracts.places import Places
@@ -17,12 +18,15 @@ Folders = Annotated[tuple[str, ...] | None, NoDecode]
 class Settings(BaseSettings):
     """All that a deployment may set. Each field is read from `DRESS_` + its name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="DRESS_", frozen=True, use_attribute_docstrings=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="DRESS_", frozen=True, use_attribute_docstrings=True, extra="ignore", hide_input_in_errors=True
+    )
 
     state_dir: Path
     """Folder of the local database, artifacts, key and Ray session."""
     database_url: str = ""
-    """SQLAlchemy URL; left empty, a SQLite file in the state folder."""
+    """`postgresql://USER:PASSWORD@HOST/DATABASE`, or `sqlite:////FILE`. Left empty, a SQLite file in the state
+    folder."""
     artifacts_url: str = ""
     """Where artifacts are kept; left empty, a folder in the state folder."""
     ray_address: str | None = None
@@ -83,6 +87,11 @@ class Settings(BaseSettings):
     @classmethod
     def _empty_is_none(cls, given: Any) -> Any:
         return given or None
+
+    @field_validator("database_url", mode="after")
+    @classmethod
+    def _known_database(cls, url: str) -> str:
+        return address_of(url).render_as_string(hide_password=False) if url else url
 
     @field_validator("state_dir", mode="after")
     @classmethod

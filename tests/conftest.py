@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from service.database.schema import upgrade
+from service.database.session import Database
+from tests.postgresql import Cluster
 from workers import pipeline
 from workers.contracts.events import Succeeded
 from workers.contracts.places import Places
@@ -52,6 +56,49 @@ def tiny_llama(**changes: Any) -> LlamaForCausalLM:
             if weight.dim() == 1:
                 weight.copy_(1 + 0.3 * torch.randn_like(weight) if "norm" in name else 0.1 * torch.randn_like(weight))
     return model
+
+
+BACKENDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
+"""Parameters of `backend`, for tests that must pass on either database."""
+
+
+def run_on_both(metafunc: pytest.Metafunc) -> None:
+    """Run a test on either database, unless it chooses its own."""
+    chosen = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    if "backend" in metafunc.fixturenames and "backend" not in chosen:
+        metafunc.parametrize("backend", BACKENDS)
+
+
+@pytest.fixture
+def backend() -> str:
+    """Which database a test runs on. Test folders say which of theirs run on both."""
+    return "sqlite"
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """This session's own PostgreSQL. Skips the test where none is installed."""
+    made = Cluster()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def migrated_name(cluster: Cluster) -> str:
+    """A PostgreSQL database at the newest schema, to be copied."""
+    name = cluster.create()
+    database = Database(cluster.url(name))
+    upgrade(database)
+    database.dispose()
+    return name
+
+
+@pytest.fixture
+def postgresql_url(cluster: Cluster, migrated_name: str) -> Iterator[str]:
+    """A PostgreSQL database of the test's own, at the newest schema."""
+    name = cluster.create(migrated_name)
+    yield cluster.url(name)
+    cluster.drop(name)
 
 
 @pytest.fixture(scope="session")

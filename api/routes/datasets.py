@@ -122,7 +122,7 @@ async def _received(request: Request, incoming: IncomingText) -> CheckedText:
 
 def _kept(wiring: Wiring, text: CheckedText, name: str, repeatable: Repeatable) -> Response:
     with wiring.database.writing() as session:
-        known = repeatable.earlier(session)
+        known = repeatable.claimed(session)
         if known is not None:
             return known
         row, is_new = datasets.keep(session, text, name)
@@ -169,8 +169,7 @@ def get(wiring: Wired, dataset_id: DatasetId) -> Dataset:
 )
 def delete(wiring: Wired, dataset_id: DatasetId) -> Response:
     """Delete a data set. Refused while a job that refers to it has not ended; what ended jobs say of it stays."""
-    with wiring.database.writing() as session:
-        datasets.delete(session, dataset_id)
+    wiring.database.write(lambda session: datasets.delete(session, dataset_id))
     # The bytes go once the answer is sent; what fails now is tried again with the next deletion.
     return Response(status_code=204, background=BackgroundTask(datasets.sweep, wiring.database, wiring.store.uploads))
 

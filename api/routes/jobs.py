@@ -135,10 +135,12 @@ def resume(wiring: Wired, job_id: JobId, response: Response) -> Job:
 
 
 def _changed(wiring: Wiring, response: Response, change: Callable[[Session], tables.Job]) -> Job:
-    with wiring.database.writing() as session:
+    def write(session: Session) -> tuple[Job, int]:
         row = change(session)
         session.flush()
-        answer, version = job_answer(row), row.version
+        return job_answer(row), row.version
+
+    answer, version = wiring.database.write(write)
     response.headers["ETag"] = strong_etag(version)
     return answer
 

@@ -139,10 +139,12 @@ def resume(wiring: Wired, search_id: SearchId, response: Response) -> QueuedSear
 
 
 def _changed(wiring: Wiring, response: Response, change: Callable[[Session], tables.Job]) -> QueuedSearch:
-    with wiring.database.writing() as session:
+    def write(session: Session) -> tuple[QueuedSearch, int]:
         row = change(session)
         session.flush()
-        answer, version = _told(session, row.id)
+        return _told(session, row.id)
+
+    answer, version = wiring.database.write(write)
     response.headers["ETag"] = strong_etag(version)
     return answer
 

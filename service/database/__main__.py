@@ -3,10 +3,11 @@
 import sys
 
 from pydantic import ValidationError
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from service.database.schema import upgrade
 from service.database.session import Database
+from service.errors import ServiceError
 from service.settings import Settings
 
 
@@ -16,7 +17,10 @@ def main() -> int:
         settings = Settings.from_environment()
         database = Database(settings.database_url)
         revision = upgrade(database)
-    except (ValidationError, SQLAlchemyError, OSError) as error:
+    except DBAPIError as error:
+        print(f"dress migrate: the database refuses or does not answer: {error.orig}", file=sys.stderr)
+        return 1
+    except (ValidationError, ServiceError, SQLAlchemyError, OSError) as error:
         print(f"dress migrate: {error}", file=sys.stderr)
         return 1
     database.dispose()

@@ -1,39 +1,78 @@
-"""The engine, and one transaction per request or tick."""
+"""One transaction per request or tick, on SQLite or PostgreSQL; what passes by itself is waited for."""
 
-import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+import stamina
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
-_WAIT_FOR_LOCK_MILLISECONDS = 10_000
+from service.database.address import address_of
+from service.database.engine import engine_at
+
+Result = TypeVar("Result")
+
+PATIENCE_SECONDS = 5.0
+"""So long a database that restarts is waited for, before callers are told that it does not answer."""
+_TAKEN_BACK = frozenset({"40001", "40P01", "55P03"})
+"""Serialization failure, deadlock, a lock waited for too long: nothing of the transaction was done."""
+_AWAY = ("08", "53", "57")
+"""Classes of errors: no connection, too many of them, the server shuts down or starts."""
 
 
 class Database:
     """Opens transactions on one database. Safe to share between threads, not to carry over a fork."""
 
     def __init__(self, url: str) -> None:
-        self.url = url
-        self.engine = _engine(url)
+        self.address = address_of(url)
+        self.url = self.address.render_as_string(hide_password=False)
+        self.engine = engine_at(self.address)
+        self.is_postgresql = self.engine.dialect.name == "postgresql"
+        # On SQLite a transaction sees one state anyway.
+        one_state = {"isolation_level": "REPEATABLE READ"} if self.is_postgresql else {}
+        self._reader = self.engine.execution_options(**one_state)
         self._writer = self.engine.execution_options(writes=True)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """One transaction that sees one state and writes nothing."""
-        with Session(self.engine, expire_on_commit=False) as session:
+        with self._begun(self._reader) as session:
             yield session
             # What was read stays readable after the rollback, which ends the transaction without writing.
             session.expunge_all()
-            session.rollback()
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """One transaction, committed at the end, rolled back on any error. Durable once this returns."""
-        with Session(self._writer, expire_on_commit=False) as session, session.begin():
-            session.connection()  # begins now: SQLAlchemy would wait for the first statement
+        with self._begun(self._writer) as session:
             yield session
+            session.commit()
+
+    def write(self, work: Callable[[Session], Result]) -> Result:
+        """What `work` returns, done in one transaction, durably.
+
+        Where the database took the transaction back, or went away before it was to be committed, all of `work` is done
+        once more, for a while. Nothing but the session may be changed by it.
+
+        Raises:
+            sqlalchemy.exc.OperationalError: the database does not answer. It may have committed, if it went away just
+                then: whoever asks again must be able to see that.
+        """
+        is_committing = False
+
+        def is_to_be_repeated(error: Exception) -> bool:
+            return _was_taken_back(error) or (not is_committing and _is_away(error))
+
+        for attempt in stamina.retry_context(is_to_be_repeated, attempts=None, timeout=PATIENCE_SECONDS, wait_max=0.5):
+            with attempt, self._begun(self._writer) as session:
+                is_committing = False
+                result = work(session)
+                session.flush()
+                is_committing = True
+                session.commit()
+        return result
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
@@ -45,27 +84,34 @@ class Database:
         """Close all connections."""
         self.engine.dispose()
 
+    @contextmanager
+    def _begun(self, engine: Engine) -> Iterator[Session]:
+        """A transaction that ends with a rollback, unless it was committed."""
+        with self._connected(engine) as connection, Session(connection, expire_on_commit=False) as session:
+            session.connection()  # begins now: SQLAlchemy would wait for the first statement
+            yield session
+            session.rollback()
 
-def _engine(url: str) -> Engine:
-    engine = create_engine(url)
-    if make_url(url).get_backend_name() == "sqlite":
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
-    # The driver's own transaction handling begins late and upgrades read locks, which deadlocks: ours begins at once.
-    connection.isolation_level = None
-    for pragma in (
-        f"busy_timeout={_WAIT_FOR_LOCK_MILLISECONDS}",
-        "journal_mode=WAL",
-        "synchronous=FULL",  # in WAL mode only FULL makes a commit survive a power cut
-        "foreign_keys=ON",
-    ):
-        connection.execute(f"PRAGMA {pragma}").close()
+    def _connected(self, engine: Engine) -> Connection:
+        """A connection that works. Nothing has been done yet, so that trying again is safe."""
+        if not self.is_postgresql:
+            return engine.connect()
+        for attempt in stamina.retry_context(OperationalError, attempts=None, timeout=PATIENCE_SECONDS, wait_max=0.5):
+            with attempt:
+                connection = engine.connect()
+        return connection
 
 
-def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+def _was_taken_back(error: Exception) -> bool:
+    return isinstance(error, DBAPIError) and _state_of(error) in _TAKEN_BACK
+
+
+def _is_away(error: Exception) -> bool:
+    if not isinstance(error, DBAPIError):
+        return False
+    return error.connection_invalidated or _state_of(error).startswith(_AWAY)
+
+
+def _state_of(error: DBAPIError) -> str:
+    """PostgreSQL's five letters; SQLite has none."""
+    return getattr(error.orig, "sqlstate", None) or ""

@@ -233,3 +233,11 @@ class Trial(Base):
     """Its place among those that have ended, from 1: the order in which a sampler is told of them."""
     created_at: Mapped[float] = mapped_column(default=database_now())
     ended_at: Mapped[float | None]
+
+
+class AcceptedRevision(Base):
+    """A revision whose code may work on this schema, though it be a newer one. Migrations alone write here."""
+
+    __tablename__ = "accepted_revisions"
+
+    revision: Mapped[str] = mapped_column(String(32), primary_key=True)

@@ -8,9 +8,10 @@ import sys
 import threading
 
 from pydantic import ValidationError
+from sqlalchemy.exc import DBAPIError
 
 from service.artifacts.stores import open_store
-from service.database.schema import require_head
+from service.database.schema import require_known
 from service.database.session import Database
 from service.dispatch import local_ray
 from service.dispatch.dispatcher import Dispatcher
@@ -33,6 +34,9 @@ def main() -> int:
             local_ray.stop(settings.state_dir)
             return 0
         _dispatch(settings)
+    except DBAPIError as error:
+        print(f"dress dispatch: the database refuses or does not answer: {error.orig}", file=sys.stderr)
+        return 1
     except (ServiceError, ValidationError) as error:
         print(f"dress dispatch: {error}", file=sys.stderr)
         return 1
@@ -41,7 +45,7 @@ def main() -> int:
 
 def _dispatch(settings: Settings) -> None:
     database = Database(settings.database_url)
-    require_head(database)
+    require_known(database)
     store = open_store(settings.artifacts_url)
     store.sweep()
     if settings.ray_address is None:

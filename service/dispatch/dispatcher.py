@@ -9,15 +9,19 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service import backlog, queue, searches
+from service.database import locks
+from service.database.news import Channel, Listener
+from service.database.schema import require_known
 from service.database.session import Database
 from service.database.tables import Job
 from service.dispatch.room import OTHER_VERSION, Room
@@ -33,9 +37,15 @@ logger = logging.getLogger(__name__)
 
 _AT_ONCE = 32
 """Jobs read in one transaction."""
+_MORE_RARELY = 8
+"""Where the database tells what is new, the queue is looked at so much more rarely unasked: for what only time brings,
+such as a lease that expires."""
 _CLUSTER_LOST = "the Ray cluster is gone; the job goes on from its last checkpoint on a new one"
 _NOT_FOUND = "its dispatcher and its worker are both gone"
 _EVENTS_MISSING = "its worker no longer has the events that come next; the job goes on from its last checkpoint"
+
+
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -57,6 +67,10 @@ class _Duty:
     due_at: float = 0.0
 
 
+class _RoomTaken(Exception):
+    """Another dispatcher has started something since we looked."""
+
+
 class Dispatcher:
     """Runs jobs through a runner. Several may work on one database; each holds leases of its own."""
 
@@ -68,30 +82,41 @@ class Dispatcher:
         self._settings = settings
         self._rules = settings.retry_rules
         self._held: dict[str, _Held] = {}
+        self._listener = Listener(database, Channel.QUEUE, settings.poll_seconds)
+        self._looking = _Duty(self._look, settings.poll_seconds)
         # Renewal first: whatever takes long comes after it.
         self._duties = [
             _Duty(self._renew, settings.heartbeat_seconds),
-            _Duty(self._look, settings.poll_seconds),
+            _Duty(self._check, settings.poll_seconds),
+            self._looking,
             _Duty(self._reap, settings.reap_seconds),
         ]
 
     def run_forever(self, stop: threading.Event) -> None:
-        """Work until told to stop; then let the leases end at once, so that a successor adopts without waiting."""
+        """Work until told to stop; then let the leases end at once, so that a successor adopts without waiting.
+
+        Raises:
+            SchemaOutdated: the database was migrated to a schema that this version must leave alone.
+        """
         logger.info("dispatcher %s begins", self.owner)
         while not stop.is_set():
             try:
                 self.tick()
             except Exception:  # whatever it was, the jobs that run need their dispatcher
                 logger.exception("a tick failed; going on")
+                self._heed_schema()
                 stop.wait(1.0)
-        with self._database.writing() as session:
-            queue.release(session, self.owner)
+        self._listener.rest()
+        try:
+            self._database.write(lambda session: queue.release(session, self.owner))
+        except SQLAlchemyError as error:
+            logger.warning("the leases could not be ended and will expire by themselves: %s", error)
         logger.info("dispatcher %s ends; what runs is left to its successor", self.owner)
 
     def tick(self) -> None:
         """Commit the news that come before the next duty, then do what is due."""
         next_due = min(duty.due_at for duty in self._duties)
-        answers = self._runner.wait(max(0.0, next_due - time.monotonic()))
+        answers = self._wait(max(0.0, next_due - time.monotonic()))
         # First of all: if a commit fails, the next look asks all of them again.
         for news in answers:
             if news.attempt_id in self._held:
@@ -103,18 +128,40 @@ class Dispatcher:
                 duty.due_at = time.monotonic() + duty.every_seconds
                 duty.act()
 
+    def _wait(self, seconds: float) -> list[News]:
+        """Until an attempt answers, or the time is over; while none is asked, until the queue has changed."""
+        if any(held.asked for held in self._held.values()):
+            answers, told = self._runner.wait(seconds), self._listener.wait(0.0)
+        else:
+            told, answers = self._listener.wait(seconds), self._runner.wait(0.0)
+        if told:
+            self._looking.due_at = 0.0
+        self._looking.every_seconds = self._settings.poll_seconds * (_MORE_RARELY if self._listener.is_told else 1)
+        return answers
+
+    def _heed_schema(self) -> None:
+        """After a failure: was it the database that has become another?"""
+        try:
+            require_known(self._database)
+        except SQLAlchemyError:
+            return  # it does not answer; the next tick tries again
+
     def _commit(self, news: News) -> None:
         """Write down what an attempt reported, then ask on, or let go of it if it has ended."""
         held = self._held.get(news.attempt_id)
         if held is None:
             return
         reached, ending = held.last_sequence, news.ending
+
+        def commit(session: Session, lease: Lease) -> tuple[int, Ending | None]:
+            reached = queue.apply(session, lease, news.events, self._rules, news.node)
+            ending = news.ending or _gap(news, reached)
+            if ending is not None:
+                queue.give_up(session, lease, self._rules, ending)
+            return reached, ending
+
         if news.events or ending:
-            with self._writing(held) as session:
-                reached = queue.apply(session, held.lease, news.events, self._rules, news.node)
-                ending = ending or _gap(news, reached)
-                if ending is not None:
-                    queue.give_up(session, held.lease, self._rules, ending)
+            reached, ending = self._write(held, commit) or (reached, ending)
         # Not before the commit: asking on makes the worker forget, and a commit may fail.
         held.last_sequence = reached
         last = next((item.event for item in news.events if item.sequence == reached), None)
@@ -131,13 +178,21 @@ class Dispatcher:
     def _renew(self) -> None:
         """Prolong every lease."""
         for held in list(self._held.values()):
-            with self._writing(held) as session:
-                queue.renew(session, held.lease, seconds=self._settings.lease_seconds)
+            self._write(held, self._prolong)
+
+    def _prolong(self, session: Session, lease: Lease) -> None:
+        queue.renew(session, lease, seconds=self._settings.lease_seconds)
+
+    def _check(self) -> None:
+        """See that the cluster is there, and that every attempt is asked."""
+        if self._runner.recover():
+            self._lose_all()
+        for held in self._held.values():
+            if not held.asked:
+                self._follow(held)
 
     def _look(self) -> None:
         """Stop what is cancelled or paused, adopt what lost its dispatcher, start what waits and fits."""
-        if self._runner.recover():
-            self._lose_all()
         with self._database.reading() as session:
             stopping = backlog.stopping(session, self.owner)
             expired = backlog.expired(session, _AT_ONCE)
@@ -146,29 +201,29 @@ class Dispatcher:
         for job_id, attempt_id in expired:
             self._adopt(job_id, attempt_id)
         self._start_fitting()
-        for held in self._held.values():
-            if not held.asked:
-                self._follow(held)
 
     def _stop(self, held: _Held) -> None:
         """Free what a job holds that was told to cancel or to pause, then say so."""
         self._runner.stop(held.lease.attempt_id)
-        with self._writing(held) as session:
-            queue.finish_stopping(session, held.lease)
+        self._write(held, queue.finish_stopping)
         self._held.pop(held.lease.attempt_id, None)
 
     def _adopt(self, job_id: str, attempt_id: str) -> None:
         """Go on with an attempt whose lease expired; if its worker is gone too, have the job tried again."""
         self._held.pop(attempt_id, None)
         lives = self._runner.attach(attempt_id)
-        with self._database.writing() as session:
+
+        def adopt(session: Session) -> Lease | None:
             lease = queue.adopt(session, job_id, owner=self.owner, seconds=self._settings.lease_seconds)
-            if lease is None:
-                return
-            if lives:
+            if lease is not None and lives:
                 queue.note_adoption(session, lease)
-            else:
+            elif lease is not None:
                 queue.lose(session, lease, self._rules, message=_NOT_FOUND)
+            return lease
+
+        lease = self._database.write(adopt)
+        if lease is None:
+            return
         logger.info("job %s attempt %s: %s", job_id, attempt_id, "adopted" if lives else "lost")
         if lives:
             self._follow(self._hold(lease))
@@ -177,33 +232,50 @@ class Dispatcher:
         """Start jobs in their order, past those that can never run here, until there is no room left."""
         with self._database.reading() as session:
             page, specs = _page(session)
-            booked = backlog.booked(session) if page else []
+            leased = backlog.leased(session) if page else {}
         if not page:
             return
-        room = Room(self._runner.total(), self._runner.free(), booked)
+        room = Room(self._runner.total(), self._runner.free(), leased.values())
+        known = set(leased)
         while page:
             for job in page:
                 placement = room.place(job, specs.get(job.id))
-                if placement.slots:
-                    self._start(job, placement.slots)
-                else:
+                if not placement.slots:
                     self._explain(job, placement.reason)
+                elif not self._start(job, placement.slots, known):
+                    self._looking.due_at = 0.0  # the room is another than we thought
+                    return
+                known.add(job.id)
             if room.is_full:
                 return
             with self._database.reading() as session:
                 page, specs = _page(session, after=page[-1])
 
-    def _start(self, job: Job, slots: int) -> None:
+    def _start(self, job: Job, slots: int, known: set[str]) -> bool:
+        """Begin an attempt, unless somebody was faster. False: another dispatcher has leased a job that is not among
+        the `known` ones, and room with it."""
+
+        def begin(session: Session) -> tuple[Lease, Order] | None:
+            locks.hold(session, "start")  # one after the other, lest two fill the same room
+            if not backlog.leased(session).keys() <= known:
+                raise _RoomTaken
+            lease = queue.lease(session, job.id, owner=self.owner, seconds=self._settings.lease_seconds)
+            # Within the transaction: what an attempt is told must be all that those before it left.
+            return None if lease is None else (lease, self._order(session, job, lease, slots))
+
         try:
-            with self._database.writing() as session:
-                lease = queue.lease(session, job.id, owner=self.owner, seconds=self._settings.lease_seconds)
-                # Within the transaction: what an attempt is told must be all that those before it left.
-                order = self._order(session, job, lease, slots) if lease is not None else None
+            begun = self._database.write(begin)
         except ValidationError:
             self._explain(job, OTHER_VERSION)
-            return
-        if lease is None or order is None:
-            return
+            return True
+        except _RoomTaken:
+            return False
+        if begun is not None:
+            self._run(job, *begun)
+        return True
+
+    def _run(self, job: Job, lease: Lease, order: Order) -> None:
+        """Hand an attempt to the runner."""
         held = self._hold(lease)
         logger.info("%s %s attempt %s (number %s) begins", job.kind, job.id, lease.attempt_id, lease.number)
         try:
@@ -212,8 +284,7 @@ class Dispatcher:
             logger.exception("attempt %s could not be started", lease.attempt_id)
             # Let go first: if the write fails, the lease must expire for the attempt to be looked after.
             self._drop(held)
-            with self._writing(held) as session:
-                queue.lose(session, lease, self._rules, message=f"it could not be started: {error}")
+            self._write(held, partial(queue.lose, rules=self._rules, message=f"it could not be started: {error}"))
             return
         self._follow(held)
 
@@ -257,13 +328,11 @@ class Dispatcher:
         # Let go of all first: where the write fails, the lease must expire for the attempt to be looked after.
         self._held.clear()
         for held in lost:
-            with self._writing(held) as session:
-                queue.lose(session, held.lease, self._rules, message=_CLUSTER_LOST)
+            self._write(held, partial(queue.lose, rules=self._rules, message=_CLUSTER_LOST))
 
     def _explain(self, job: Job, reason: str | None) -> None:
         if job.reason != reason:
-            with self._database.writing() as session:
-                queue.explain(session, job.id, reason)
+            self._database.write(lambda session: queue.explain(session, job.id, reason))
 
     def _hold(self, lease: Lease) -> _Held:
         held = self._held[lease.attempt_id] = _Held(lease, lease.last_sequence)
@@ -277,16 +346,15 @@ class Dispatcher:
         self._runner.follow(held.lease.attempt_id, held.last_sequence)
         held.asked = True
 
-    @contextmanager
-    def _writing(self, held: _Held) -> Iterator[Session]:
-        """A transaction on a lease's behalf. If the lease is lost, so is the attempt to us; its worker is not touched,
-        for somebody else may have adopted it."""
+    def _write(self, held: _Held, work: Callable[[Session, Lease], Result]) -> Result | None:
+        """A transaction on a lease's behalf. If the lease is lost (None), so is the attempt to us; its worker is not
+        touched, for somebody else may have adopted it."""
         try:
-            with self._database.writing() as session:
-                yield session
+            return self._database.write(lambda session: work(session, held.lease))
         except LeaseLost as lost:
             logger.warning("%s; letting go", lost)
             self._held.pop(held.lease.attempt_id, None)
+            return None
 
 
 def _gap(news: News, committed: int) -> Ending | None:

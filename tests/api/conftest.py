@@ -1,4 +1,4 @@
-"""A deployment to talk to: a migrated SQLite, a model folder, an app in this process or a server in another."""
+"""A deployment to talk to: a migrated database, a model folder, an app in this process or a server in another."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from service.artifacts.stores import open_store
 from service.database.schema import upgrade
 from service.database.session import Database
 from service.settings import Settings
+from tests.conftest import run_on_both
 from tests.processes import DEADLINE_SECONDS
 from tests.stored import write_model
 from workers.contracts.events import ArtifactStored, Event, NumberedEvent, Succeeded
@@ -32,17 +33,30 @@ from workers.contracts.results import Measurement, Results, StoredFile
 from workers.contracts.trials import TrialFinished, TrialProgressed, TrialProposed, TrialReported
 
 LEASE_SECONDS = 600.0
+ON_BOTH = {
+    "test_several_servers",
+    "test_jobs",
+    "test_events",
+    "test_datasets",
+    "test_searches",
+    "test_compare",
+    "test_search_faults",
+}
+"""Modules whose tests run on either database."""
 
 
 class Deployment:
     """State folder, database and store of one test, and a worker's part in it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, database_url: str = "") -> None:
+        """Without a URL, on a SQLite file of its own; with one, on a database at the newest schema."""
         self.state = root / "state"
         self.model = write_model(root / "tiny")
-        self.settings = Settings(state_dir=self.state, model_roots=(str(root),), data_roots=(str(root),))
+        roots = (str(root),)
+        self.settings = Settings(state_dir=self.state, database_url=database_url, model_roots=roots, data_roots=roots)
         self.database = Database(self.settings.database_url)
-        upgrade(self.database)
+        if not database_url:
+            upgrade(self.database)
         self.store = open_store(self.settings.artifacts_url)
         self._root = root
 
@@ -136,7 +150,12 @@ class LiveServer:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "api", "--fd", str(descriptor)],
             pass_fds=(descriptor,),
-            env={**os.environ, **roots, "DRESS_STATE_DIR": str(settings.state_dir)},
+            env={
+                **os.environ,
+                **roots,
+                "DRESS_STATE_DIR": str(settings.state_dir),
+                "DRESS_DATABASE_URL": settings.database_url,
+            },
             stderr=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
         )
@@ -159,9 +178,15 @@ class LiveServer:
         self._listener.close()
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What rests on the database more than on HTTP must pass on both."""
+    if metafunc.module.__name__.rpartition(".")[2] in ON_BOTH:
+        run_on_both(metafunc)
+
+
 @pytest.fixture
-def deployment(tmp_path: Path) -> Iterator[Deployment]:
-    made = Deployment(tmp_path)
+def deployment(tmp_path: Path, backend: str, request: pytest.FixtureRequest) -> Iterator[Deployment]:
+    made = Deployment(tmp_path, request.getfixturevalue("postgresql_url") if backend == "postgresql" else "")
     yield made
     made.database.dispose()
 

@@ -279,6 +279,7 @@ def test_an_upload_and_a_file_share_stages(http: TestClient, deployment: Deploym
     assert keys[0] == keys[1] and None not in keys[0]
 
 
+@pytest.mark.parametrize("backend", ["sqlite"])  # it trains a model, for seconds
 def test_a_job_on_uploaded_texts_to_its_end(deployment: Deployment, recipe: Recipe, corpus: Path) -> None:
     """Trained and evaluated on uploads; the same by path finds every stage. On runs without Ray."""
     folders = (str(corpus), str(Path(recipe.model.source)))

@@ -11,9 +11,16 @@ import pytest
 from service.database.schema import upgrade
 from service.database.session import Database
 from service.settings import Settings
+from tests.conftest import run_on_both
 from tests.service.bench import Bench
 from workers.contracts.recipe import Recipe
 from workers.contracts.search import Search
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Whatever needs a database must pass on both; on a Ray cluster once is enough."""
+    if "ray_runner" not in metafunc.fixturenames:
+        run_on_both(metafunc)
 
 
 @pytest.fixture(scope="session")
@@ -27,18 +34,26 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Settings:
     for name in [name for name in os.environ if name.startswith("DRESS_")]:
         monkeypatch.delenv(name)
+    # Not a parameter: most tests of settings alone have nothing to do with databases.
+    backend = request.getfixturevalue("backend") if "backend" in request.fixturenames else "sqlite"
     return Settings(
-        state_dir=tmp_path / "state", poll_seconds=0.02, retry_seconds=0.05, reap_seconds=0.2, heartbeat_seconds=0.3
+        state_dir=tmp_path / "state",
+        database_url=request.getfixturevalue("postgresql_url") if backend == "postgresql" else "",
+        poll_seconds=0.02,
+        retry_seconds=0.05,
+        reap_seconds=0.2,
+        heartbeat_seconds=0.3,
     )
 
 
 @pytest.fixture
-def database(settings: Settings, migrated: Path) -> Iterator[Database]:
+def database(settings: Settings, migrated: Path, backend: str) -> Iterator[Database]:
     settings.state_dir.mkdir()
-    shutil.copy(migrated, settings.state_dir / "dress.sqlite3")
+    if backend == "sqlite":
+        shutil.copy(migrated, settings.state_dir / "dress.sqlite3")
     database = Database(settings.database_url)
     yield database
     database.dispose()

@@ -5,7 +5,7 @@ import threading
 from typing import Any
 
 import pytest
-from sqlalchemy import event, update
+from sqlalchemy import Connection, event, update
 from sqlalchemy.exc import OperationalError
 
 from service import jobs, queue
@@ -215,8 +215,9 @@ def test_a_failed_commit_loses_no_events(bench: Bench, recipe: Recipe) -> None:
     eventually(lambda: "progress" in bench.types(job_id), dispatcher.tick)
     failures = iter(range(5))
 
-    def commit(_connection: Any) -> None:
+    def commit(connection: Connection) -> None:
         if next(failures, None) is not None:
+            connection.connection.rollback()
             disk_is_full()
 
     event.listen(bench.database.engine, "commit", commit)

@@ -54,6 +54,7 @@ def known(plan: Plan) -> list[bool | None]:
     return [stage.known for stage in plan.stages]
 
 
+@pytest.mark.parametrize("backend", ["sqlite"])  # it trains a model, for seconds
 def test_what_a_job_left_is_known_to_the_next_plan(
     checkpoint: Path, corpus: Path, database: Database, settings: Settings, tmp_path: Path
 ) -> None:

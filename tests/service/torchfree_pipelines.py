@@ -60,6 +60,15 @@ def gated(recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places,
     yield Succeeded(results=Results())
 
 
+def waits(recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places, owner: str) -> Iterator[Event]:
+    """Waits for the file `go` beside its text, and shares nothing with others."""
+    yield StageStarted(stage="regularize", key=KEY, index=0, count=1)
+    while not (Path(recipe.data.path or "").parent / "go").exists():
+        threading.Event().wait(0.05)
+        yield Progress(stage="regularize", step=1, steps=STEPS)
+    yield Succeeded(results=Results())
+
+
 def out_of_memory(recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places, owner: str) -> Iterator[Event]:
     yield Failed(fault="out_of_memory", code="out_of_memory", message="use a smaller batch_size")
 
