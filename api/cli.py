@@ -40,7 +40,7 @@ app.add_typer(datasets.app, name="datasets")
 app.add_typer(searches.app, name="search")
 app.command("compare")(compare.compare)
 app.command("jobs")(jobs.listing)
-for command in (jobs.show, jobs.events, jobs.cancel, jobs.pause, jobs.resume, jobs.download):
+for command in (jobs.show, jobs.events, jobs.cancel, jobs.pause, jobs.resume, jobs.retry, jobs.download):
     app.command()(command)
 
 SetOption = Annotated[

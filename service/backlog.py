@@ -13,6 +13,9 @@ from workers.contracts.recipe import Resources
 
 _LEASED = sorted(status.value for status in LEASED)
 _STOPPING = sorted(status.value for status in (Status.CANCELLING, Status.PAUSING))
+RETRIED = "job_retried"
+"""Event of a job that somebody asked to have tried again; `attempts` were begun before."""
+
 _MILESTONES = {
     "stage_finished": ("stage", "subject"),
     "checkpoint_saved": ("stage", "step"),
@@ -68,7 +71,7 @@ def resources(recipe: dict[str, Any]) -> Resources:
 
 def tries(session: Session, job: Job) -> int:
     """Attempts since the last one that got further than all before it, that one included, but for those that a pause
-    ended.
+    ended, and those before somebody asked for another try.
 
     A stage finished, a checkpoint saved, a rung or an end that a search's trial came to, each for the first time, is
     further. Doing the same again is not: a job whose worker dies again and again at one place ends, however much its
@@ -82,16 +85,22 @@ def tries(session: Session, job: Job) -> int:
         .order_by(Event.number)
     )
     seen: set[tuple[Any, ...]] = set()
-    furthest = 1
+    furthest = 1 + attempts_before_retry(session, job)
     for number, type, *values in session.execute(told):
         body = dict(zip(fields, values, strict=True))
         milestone = (type, *(body[name] for name in _MILESTONES[type]))
         if milestone not in seen:
             seen.add(milestone)
-            furthest = number
+            furthest = max(furthest, number)
     of_job = (Attempt.job_id == job.id, Attempt.number >= furthest)
     counted = select(func.count()).where(*of_job, func.coalesce(Attempt.outcome, "") != "paused")
     return session.scalar(counted) or 0
+
+
+def attempts_before_retry(session: Session, job: Job) -> int:
+    """Attempts that a caller's wish to have it tried again has made up for."""
+    before = select(func.max(Event.body["attempts"].as_integer()))
+    return session.scalar(before.where(Event.job_id == job.id, Event.type == RETRIED)) or 0
 
 
 def stopping(session: Session, owner: str) -> list[str]:

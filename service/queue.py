@@ -1,16 +1,17 @@
 """The queue: sole writer of a job's status. Each change is one guarded UPDATE, told by an event in its transaction."""
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
-from service import endings, events, trials
+from service import backlog, endings, events, trials
 from service.database.clock import database_now
 from service.database.tables import Attempt, Job, JobLabel, new_id
-from service.domain.job import LEASED, Status
+from service.domain.job import LEASED, RETRIABLE, Status
 from service.domain.lease import WORKER_LOST, Ending, Lease, RetryRules
 from service.errors import Conflict, LeaseLost, NotFound
 from service.reports import fold
@@ -22,6 +23,13 @@ Kind = Literal["job", "search"]
 """What is queued: a recipe, or a search, whose `recipe` says what one of its trials occupies."""
 
 _IS_IDLE = Job.status.notin_(words(LEASED))
+_NOTHING: Mapping[Status, str] = MappingProxyType({})
+_INSTEAD_OF_RETRY: Mapping[Status, str] = {
+    Status.PAUSING: "resume it instead",
+    Status.PAUSED: "resume it instead",
+    Status.CANCELLING: "retry it once it is cancelled",
+    Status.SUCCEEDED: "submit its recipe again to run it once more: what has not changed is found, not computed",
+}
 
 
 def enqueue(
@@ -225,6 +233,27 @@ def resume(session: Session, job_id: str) -> Job:
     return _wanted(session, job_id, {Status.QUEUED, Status.RUNNING}, "resume")
 
 
+def retry(session: Session, job_id: str) -> Job:
+    """Queue what failed or was cancelled again: the same job, at its old place, with a new count of attempts.
+
+    What waits for its next attempt need not wait longer. What runs, or waits for its turn, stays as it is.
+
+    Raises:
+        NotFound: there is no such job.
+        Conflict: it has succeeded, is paused, or is about to stop.
+    """
+    job = _known(session, job_id)
+    at_once: dict[str, Any] = {"not_before": 0.0, "reason": None}
+    before, waits = job.status, (Job.id == job_id, Job.status == Status.QUEUED.value, Job.not_before > database_now())
+    anew = {**at_once, "finished_at": None, "error_code": None, "error_message": None}
+    if move(session, job_id, Status.QUEUED, Job.status.in_(words(RETRIABLE)), **anew):
+        trials.reopen(session, job, failed_too=before == Status.FAILED.value)
+        _note_retry(session, job_id)
+    elif change(session, *waits, version=Job.version + 1, updated_at=database_now(), **at_once):
+        _note_retry(session, job_id)
+    return _wanted(session, job_id, {Status.QUEUED, Status.RUNNING}, "retry", _INSTEAD_OF_RETRY)
+
+
 def explain(session: Session, job_id: str, reason: str | None) -> None:
     """Say why a queued job waits."""
     job = session.get(Job, job_id, populate_existing=True)
@@ -268,13 +297,22 @@ def _known(session: Session, job_id: str) -> Job:
     return job
 
 
-def _wanted(session: Session, job_id: str, statuses: set[Status], verb: str) -> Job:
-    """The job, in one of the statuses that somebody wants it in."""
+def _note_retry(session: Session, job_id: str) -> None:
+    job = reread(session, job_id)
+    # The attempts so far, from which none is counted any more: see `backlog.tries`.
+    events.append(session, job, backlog.RETRIED, {"attempts": job.attempts})
+
+
+def _wanted(
+    session: Session, job_id: str, statuses: set[Status], verb: str, instead: Mapping[Status, str] = _NOTHING
+) -> Job:
+    """The job, in one of the statuses that somebody wants it in; `instead` says what to do where it is in another."""
     job = reread(session, job_id)
     if Status(job.status) not in statuses:
         by_itself = job.status in (Status.SUCCEEDED.value, Status.FAILED.value)
         standing = f"has already {job.status}" if by_itself else f"is {job.status}"
-        raise Conflict(f"{job.kind} {job_id} {standing}; there is nothing to {verb}")
+        remedy = instead.get(Status(job.status), f"there is nothing to {verb}")
+        raise Conflict(f"{job.kind} {job_id} {standing}; {remedy}")
     return job
 
 

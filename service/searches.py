@@ -1,4 +1,4 @@
-"""Searches as a caller sees them: submit, look up, list, stop, pause, resume; their trials, and what they cost."""
+"""Searches as a caller sees them: submit, look up, list, stop, pause, resume, retry; their trials; what they cost."""
 
 from __future__ import annotations
 
@@ -184,6 +184,19 @@ def resume(session: Session, search_id: str) -> Job:
         Conflict: it has ended, or was told to.
     """
     return queue.resume(session, get(session, search_id)[0].id)
+
+
+def retry(session: Session, search_id: str) -> Job:
+    """Have a search go on that failed or was stopped. Its trials under way go on from their checkpoints; those that
+    failed are tried again if it failed as a whole.
+
+    Raises:
+        NotFound: there is none of this id.
+        Conflict: it has succeeded, is paused or about to stop, or a data set of it was deleted.
+    """
+    job, _ = get(session, search_id)
+    datasets.require_kept(session, job)
+    return queue.retry(session, job.id)
 
 
 def promoted(session: Session, search_id: str, number: int) -> Recipe:

@@ -1,4 +1,4 @@
-"""`dress jobs`, `show`, `events`, `cancel`, `pause`, `resume`, `download`: what is queued, jobs and searches alike."""
+"""`dress jobs`, `show`, `events`, `cancel`, `pause`, `resume`, `retry`, `download`: of jobs and searches alike."""
 
 from __future__ import annotations
 
@@ -84,6 +84,12 @@ def resume(owner_id: IdArgument, as_json: JsonOption = False) -> None:
     """Queue a job or a search again that was paused."""
     with server() as client:
         _tell(_kind(client, owner_id).resume(owner_id), as_json)
+
+
+def retry(owner_id: IdArgument, as_json: JsonOption = False) -> None:
+    """Queue a job or a search again that failed or was cancelled. It finds what it had finished."""
+    with server() as client:
+        _tell(_kind(client, owner_id).retry(owner_id), as_json)
 
 
 def download(

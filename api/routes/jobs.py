@@ -1,4 +1,4 @@
-"""Jobs over HTTP: submit, list, look at, wait for, cancel, pause and resume."""
+"""Jobs over HTTP: submit, list, look at, wait for, cancel, pause, resume and retry."""
 
 from __future__ import annotations
 
@@ -132,6 +132,13 @@ def pause(wiring: Wired, job_id: JobId, response: Response) -> Job:
 def resume(wiring: Wired, job_id: JobId, response: Response) -> Job:
     """Queue a paused job again, in its old place. It goes on from its last checkpoint."""
     return _changed(wiring, response, lambda session: jobs.resume(session, job_id))
+
+
+@router.post("/{job_id}:retry", operation_id="retry_job", responses=problems(401, 404, 409, 503))
+def retry(wiring: Wired, job_id: JobId, response: Response) -> Job:
+    """Queue a job again that failed or was cancelled, in its old place. It is the same job: its attempts and events
+    count on, and the stages that it finished are found. One that waits for its next attempt begins it now."""
+    return _changed(wiring, response, lambda session: jobs.retry(session, job_id))
 
 
 def _changed(wiring: Wiring, response: Response, change: Callable[[Session], tables.Job]) -> Job:

@@ -1,4 +1,4 @@
-"""Searches over HTTP: submit, list, look at, wait for, stop, pause and resume; their trials, which may become jobs."""
+"""Searches over HTTP: submit, list, look at, wait for, stop, pause, resume, retry; trials, which may become jobs."""
 
 from __future__ import annotations
 
@@ -136,6 +136,13 @@ def pause(wiring: Wired, search_id: SearchId, response: Response) -> QueuedSearc
 def resume(wiring: Wired, search_id: SearchId, response: Response) -> QueuedSearch:
     """Queue a paused search again. Trials that were under way go on from their checkpoints."""
     return _changed(wiring, response, lambda session: searches.resume(session, search_id))
+
+
+@router.post("/{search_id}:retry", operation_id="retry_search", responses=problems(401, 404, 409, 503))
+def retry(wiring: Wired, search_id: SearchId, response: Response) -> QueuedSearch:
+    """Let a search go on that failed or was stopped. Trials that were given up go on; if it failed, those that
+    failed are tried again."""
+    return _changed(wiring, response, lambda session: searches.retry(session, search_id))
 
 
 def _changed(wiring: Wiring, response: Response, change: Callable[[Session], tables.Job]) -> QueuedSearch:
