@@ -9,7 +9,9 @@ from sqlalchemy.orm import Session
 from service.database.clock import database_now
 from service.database.tables import Attempt, Event, Job, Search
 from service.domain.job import LEASED, Status
+from service.domain.lease import RETRIED_BY
 from workers.contracts.recipe import Resources
+from workers.errors import FaultClass
 
 _LEASED = sorted(status.value for status in LEASED)
 _STOPPING = sorted(status.value for status in (Status.CANCELLING, Status.PAUSING))
@@ -66,7 +68,12 @@ def resources(recipe: dict[str, Any]) -> Resources:
     """What a stored recipe asks for, unchecked: a newer version may have written fields that this one does not know,
     and one such job must not hide all others."""
     plain = recipe.get("resources")
-    return Resources.model_construct(cpus=_amount(plain, "cpus", 1), gpus=_amount(plain, "gpus", 0))
+    hours = plain.get("stage_deadline_hours") if isinstance(plain, dict) else None
+    return Resources.model_construct(
+        cpus=_amount(plain, "cpus", 1),
+        gpus=_amount(plain, "gpus", 0),
+        stage_deadline_hours=hours if isinstance(hours, int | float) else None,
+    )
 
 
 def tries(session: Session, job: Job) -> int:
@@ -97,6 +104,14 @@ def tries(session: Session, job: Job) -> int:
     return session.scalar(counted) or 0
 
 
+def tries_of(session: Session, job: Job, fault: FaultClass) -> int:
+    """The attempts that count where a job ended with this class of fault; that attempt is one of them."""
+    if RETRIED_BY[fault] != "of_this_class":
+        return tries(session, job)
+    alike = (Attempt.error_fault == fault, Attempt.number > attempts_before_retry(session, job))
+    return session.scalar(select(func.count()).where(Attempt.job_id == job.id, *alike)) or 0
+
+
 def attempts_before_retry(session: Session, job: Job) -> int:
     """Attempts that a caller's wish to have it tried again has made up for."""
     before = select(func.max(Event.body["attempts"].as_integer()))
@@ -107,6 +122,12 @@ def stopping(session: Session, owner: str) -> list[str]:
     """The owner's jobs whose worker shall be stopped."""
     wanted = select(Job.id).where(Job.status.in_(_STOPPING), Job.lease_owner == owner)
     return list(session.scalars(wanted))
+
+
+def overdue(session: Session, owner: str) -> list[str]:
+    """The owner's jobs of which a stage has not ended by its deadline."""
+    late = (Job.status == Status.RUNNING.value, Job.stage_deadline_at <= database_now())
+    return list(session.scalars(select(Job.id).where(Job.lease_owner == owner, *late)))
 
 
 def ended_attempts(session: Session, attempt_ids: Iterable[str]) -> set[str]:

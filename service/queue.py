@@ -12,8 +12,9 @@ from service import backlog, endings, events, trials
 from service.database.clock import database_now
 from service.database.tables import Attempt, Job, JobLabel, new_id
 from service.domain.job import LEASED, RETRIABLE, Status
-from service.domain.lease import WORKER_LOST, Ending, Lease, RetryRules
+from service.domain.lease import STAGE_DEADLINE, WORKER_LOST, Ending, Lease, RetryRules
 from service.errors import Conflict, LeaseLost, NotFound
+from service.remedies import past_deadline, with_relief
 from service.reports import fold
 from service.transitions import change, move, reread, words
 from workers.contracts.events import Failed, NumberedEvent, Succeeded
@@ -60,8 +61,14 @@ def enqueue(
     return reread(session, job.id)
 
 
-def lease(session: Session, job_id: str, *, owner: str, seconds: float) -> Lease | None:
-    """Begin an attempt at a queued job, or None if it was taken, cancelled or must still wait."""
+def lease(
+    session: Session, job_id: str, *, owner: str, seconds: float, stage_seconds: float | None = None
+) -> Lease | None:
+    """Begin an attempt at a queued job, or None if it was taken, cancelled or must still wait.
+
+    Args:
+        stage_seconds: each of its stages may take so long, and so may its start; None: as long as it likes.
+    """
     token = secrets.token_hex(16)
     begun = move(
         session,
@@ -75,6 +82,8 @@ def lease(session: Session, job_id: str, *, owner: str, seconds: float) -> Lease
         attempts=Job.attempts + 1,
         started_at=func.coalesce(Job.started_at, database_now()),
         reason=None,
+        stage_deadline_seconds=stage_seconds,
+        stage_deadline_at=None if stage_seconds is None else database_now() + stage_seconds,
     )
     if not begun:
         return None
@@ -158,8 +167,22 @@ def give_up(session: Session, held: Lease, rules: RetryRules, ending: Ending) ->
     """
     job = _hold(session, held)
     outcome = "lost" if ending.code == WORKER_LOST else "failed"
-    verdict = {"fault": ending.fault, "code": ending.code, "message": ending.message}
+    message = ending.message if ending.fault != "out_of_memory" else with_relief(job, ending.message)
+    verdict = {"fault": ending.fault, "code": ending.code, "message": message}
     endings.settle(session, job, session.get_one(Attempt, held.attempt_id), rules, outcome, verdict)
+
+
+def overrun(session: Session, held: Lease, rules: RetryRules) -> bool:
+    """End an attempt that is past its stage's deadline, by the database's clock; False if it no longer is.
+
+    Raises:
+        LeaseLost: the lease is no longer in force.
+    """
+    job = _hold(session, held)
+    if not change(session, Job.id == job.id, Job.stage_deadline_at <= database_now(), lease_token=held.token):
+        return False
+    give_up(session, held, rules, Ending("deadline", STAGE_DEADLINE, past_deadline(job)))
+    return True
 
 
 def lose(session: Session, held: Lease, rules: RetryRules, *, message: str) -> None:
@@ -245,7 +268,7 @@ def retry(session: Session, job_id: str) -> Job:
     job = _known(session, job_id)
     at_once: dict[str, Any] = {"not_before": 0.0, "reason": None}
     before, waits = job.status, (Job.id == job_id, Job.status == Status.QUEUED.value, Job.not_before > database_now())
-    anew = {**at_once, "finished_at": None, "error_code": None, "error_message": None}
+    anew = {**at_once, "finished_at": None, "error_code": None, "error_message": None, "error_fault": None}
     if move(session, job_id, Status.QUEUED, Job.status.in_(words(RETRIABLE)), **anew):
         trials.reopen(session, job, failed_too=before == Status.FAILED.value)
         _note_retry(session, job_id)

@@ -57,6 +57,11 @@ class Settings(BaseSettings):
     """Wait before the second attempt; doubled each time."""
     retry_longest_seconds: Annotated[float, Field(ge=0)] = 60.0
     """The longest wait between attempts."""
+    stage_deadline_hours: Annotated[float, Field(gt=0)] | None = 72.0
+    """A stage that has not ended so many hours after it began is stopped; left empty, none is. A recipe's
+    `resources.stage_deadline_hours` goes first."""
+    stage_deadline_retries: Annotated[int, Field(ge=0)] = 1
+    """A job goes on so often from its last checkpoint after a stage of it was stopped for its deadline."""
 
     gpu_memory_gib: Annotated[float, Field(gt=0)] | None = None
     """Memory of one GPU, in GiB. Set, a job that is predicted to need more is refused when it is submitted; left empty,
@@ -79,7 +84,7 @@ class Settings(BaseSettings):
             return tuple(part for part in given.split(":") if part) or None
         return given
 
-    @field_validator("ray_address", "gpu_memory_gib", "node_memory_gib", mode="before")
+    @field_validator("ray_address", "gpu_memory_gib", "node_memory_gib", "stage_deadline_hours", mode="before")
     @classmethod
     def _empty_is_none(cls, given: Any) -> Any:
         return given or None
@@ -113,7 +118,9 @@ class Settings(BaseSettings):
     @property
     def retry_rules(self) -> RetryRules:
         """How failed attempts are followed by others."""
-        return RetryRules(self.max_attempts, self.retry_seconds, self.retry_longest_seconds)
+        return RetryRules(
+            self.max_attempts, self.retry_seconds, self.retry_longest_seconds, self.stage_deadline_retries + 1
+        )
 
     def places(self) -> Places:
         """Where recipes may point. On a single machine, roots left unset are the current folder and the state folder;

@@ -58,6 +58,8 @@ class Job(Base):
     """Why the job waits, where there is more to say than the status."""
     error_code: Mapped[str | None] = mapped_column(String(64))
     error_message: Mapped[str | None] = mapped_column(Text)
+    error_fault: Mapped[str | None] = mapped_column(String(16))
+    """Whose fault it is, see `workers.errors.FaultClass`."""
     recipe: Mapped[dict[str, Any]]
     results: Mapped[dict[str, Any] | None]
     progress: Mapped[dict[str, Any] | None]
@@ -81,6 +83,10 @@ class Job(Base):
     lease_expires_at: Mapped[float | None]
     not_before: Mapped[float] = mapped_column(default=0.0)
     """Earliest start of the next attempt. Does not change the place in the queue."""
+    stage_deadline_seconds: Mapped[float | None]
+    """Each stage of the attempt under way may take so long; none: as long as it likes."""
+    stage_deadline_at: Mapped[float | None]
+    """The attempt under way is stopped then, unless another stage has begun by that time."""
 
 
 class JobLabel(Base):
@@ -108,6 +114,7 @@ class Attempt(Base):
     """`succeeded`, `failed`, `lost`, `paused` or `cancelled`; none while it runs."""
     error_code: Mapped[str | None] = mapped_column(String(64))
     error_message: Mapped[str | None] = mapped_column(Text)
+    error_fault: Mapped[str | None] = mapped_column(String(16))
     started_at: Mapped[float] = mapped_column(default=database_now())
     ended_at: Mapped[float | None]
     last_sequence: Mapped[int] = mapped_column(default=0)

@@ -140,9 +140,12 @@ class Dispatcher:
             self._lose_all()
         with self._database.reading() as session:
             stopping = backlog.stopping(session, self.owner)
+            overdue = backlog.overdue(session, self.owner)
             expired = backlog.expired(session, _AT_ONCE)
         for held in [held for held in self._held.values() if held.lease.job_id in stopping]:
             self._stop(held)
+        for held in [held for held in self._held.values() if held.lease.job_id in overdue]:
+            self._end_overdue(held)
         for job_id, attempt_id in expired:
             self._adopt(job_id, attempt_id)
         self._start_fitting()
@@ -156,6 +159,15 @@ class Dispatcher:
         with self._writing(held) as session:
             queue.finish_stopping(session, held.lease)
         self._held.pop(held.lease.attempt_id, None)
+
+    def _end_overdue(self, held: _Held) -> None:
+        """End an attempt of which a stage takes too long, and free what it holds."""
+        ended = False
+        with self._writing(held) as session:
+            ended = queue.overrun(session, held.lease, self._rules)
+        if ended:
+            logger.warning("job %s attempt %s: a stage is past its deadline", held.lease.job_id, held.lease.attempt_id)
+            self._drop(held)
 
     def _adopt(self, job_id: str, attempt_id: str) -> None:
         """Go on with an attempt whose lease expired; if its worker is gone too, have the job tried again."""
@@ -196,7 +208,13 @@ class Dispatcher:
     def _start(self, job: Job, slots: int) -> None:
         try:
             with self._database.writing() as session:
-                lease = queue.lease(session, job.id, owner=self.owner, seconds=self._settings.lease_seconds)
+                lease = queue.lease(
+                    session,
+                    job.id,
+                    owner=self.owner,
+                    seconds=self._settings.lease_seconds,
+                    stage_seconds=self._stage_seconds(job),
+                )
                 # Within the transaction: what an attempt is told must be all that those before it left.
                 order = self._order(session, job, lease, slots) if lease is not None else None
         except ValidationError:
@@ -236,8 +254,14 @@ class Dispatcher:
             store=self._store,
             pipeline=self._settings.pipeline,
             unpolled_seconds=self._settings.unpolled_seconds,
+            stage_seconds=self._stage_seconds(job),
             search=search,
         )
+
+    def _stage_seconds(self, job: Job) -> float | None:
+        """What a stage of this job may take: as its recipe says, or else the deployment."""
+        hours = backlog.resources(job.recipe).stage_deadline_hours or self._settings.stage_deadline_hours
+        return None if hours is None else hours * 3600.0
 
     def _reap(self) -> None:
         """End workers whose attempt has ended in the database: nobody will ask them again."""
