@@ -47,6 +47,8 @@ def listing(
     status: str | None = None,
     label: str | None = None,
     created_after: float | None = None,
+    fault: str | None = None,
+    code: str | None = None,
 ) -> tuple[list[Job], bool]:
     """Jobs, newest first, and whether there are more. `label` is `key=value`, or `key` for any value.
 
@@ -54,7 +56,15 @@ def listing(
         NotFound: `after` names no job.
     """
     return entries.listing(
-        session, "job", limit=limit, after=after, status=status, label=label, created_after=created_after
+        session,
+        "job",
+        limit=limit,
+        after=after,
+        status=status,
+        label=label,
+        created_after=created_after,
+        fault=fault,
+        code=code,
     )
 
 

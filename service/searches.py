@@ -117,6 +117,8 @@ def listing(
     status: str | None = None,
     label: str | None = None,
     created_after: float | None = None,
+    fault: str | None = None,
+    code: str | None = None,
 ) -> tuple[list[tuple[Job, tables.Search]], bool]:
     """Searches, newest first, and whether there are more. `label` is `key=value`, or `key` for any value.
 
@@ -124,7 +126,15 @@ def listing(
         NotFound: `after` names no search.
     """
     found, has_more = entries.listing(
-        session, "search", limit=limit, after=after, status=status, label=label, created_after=created_after
+        session,
+        "search",
+        limit=limit,
+        after=after,
+        status=status,
+        label=label,
+        created_after=created_after,
+        fault=fault,
+        code=code,
     )
     wanted = select(tables.Search).where(tables.Search.id.in_([job.id for job in found]))
     rows = {row.id: row for row in session.scalars(wanted)}

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from api.answers import job_answer
 from api.conditional import strong_etag
-from api.dependencies import Caller, JobId, Wired, Wiring, caller
+from api.dependencies import Caller, CodeQuery, FaultQuery, JobId, Wired, Wiring, caller
 from api.errors import invalid_request
 from api.explain import unstorable
 from api.idempotency import ETAG, LOCATION, REPLAYED, IdempotencyKey, Made, Repeatable, body_bytes, made_once
@@ -102,6 +102,8 @@ def listing(
     status: Annotated[JobStatus | None, Query(description="Only jobs in this status.")] = None,
     label: Annotated[str | None, Query(max_length=130, description="Only jobs with this label: `name=value`.")] = None,
     created_after: Annotated[AwareDatetime | None, Query(description="Only jobs created later.")] = None,
+    fault: FaultQuery = None,
+    code: CodeQuery = None,
 ) -> JobList:
     """Jobs, newest first."""
     with wiring.database.reading() as session:
@@ -112,6 +114,8 @@ def listing(
             status=status,
             label=label,
             created_after=created_after.timestamp() if created_after else None,
+            fault=fault,
+            code=code,
         )
         return JobList(data=[job_answer(row) for row in rows], has_more=has_more)
 

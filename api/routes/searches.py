@@ -12,7 +12,7 @@ from pydantic import AwareDatetime
 from sqlalchemy.orm import Session
 
 from api.conditional import strong_etag
-from api.dependencies import Caller, SearchId, Wired, Wiring, caller
+from api.dependencies import Caller, CodeQuery, FaultQuery, SearchId, Wired, Wiring, caller
 from api.errors import invalid_request, problem
 from api.explain import unstorable
 from api.idempotency import ETAG, LOCATION, REPLAYED, IdempotencyKey, Made, Repeatable, body_bytes, made_once
@@ -106,6 +106,8 @@ def listing(
     status: Annotated[JobStatus | None, Query(description=_STATUS)] = None,
     label: Annotated[str | None, Query(max_length=130, description=_LABEL)] = None,
     created_after: Annotated[AwareDatetime | None, Query(description="Only searches created later.")] = None,
+    fault: FaultQuery = None,
+    code: CodeQuery = None,
 ) -> SearchList:
     """Searches, newest first."""
     with wiring.database.reading() as session:
@@ -116,6 +118,8 @@ def listing(
             status=status,
             label=label,
             created_after=created_after.timestamp() if created_after else None,
+            fault=fault,
+            code=code,
         )
         return SearchList(data=[search_answer(session, job, row) for job, row in rows], has_more=has_more)
 
