@@ -87,6 +87,10 @@ class Job(Base):
     """Each stage of the attempt under way may take so long; none: as long as it likes."""
     stage_deadline_at: Mapped[float | None]
     """The attempt under way is stopped then, unless another stage has begun by that time."""
+    artifacts_removed_at: Mapped[float | None]
+    """When the retention policy took the files."""
+    held_until: Mapped[float | None]
+    """Somebody downloads the files; the retention policy leaves them until then."""
 
 
 class JobLabel(Base):
@@ -147,10 +151,32 @@ class Artifact(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     path: Mapped[str] = mapped_column(String(512), primary_key=True)
     """Such as `model/config.json`."""
-    sha256: Mapped[str] = mapped_column(String(64))
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     attempt_id: Mapped[str] = mapped_column(ForeignKey("attempts.id", ondelete="CASCADE"))
     created_at: Mapped[float] = mapped_column(default=database_now())
+
+
+class Condemned(Base):
+    """Bytes that nothing referred to. They are removed unless something does before their grace is over."""
+
+    __tablename__ = "condemned"
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    condemned_at: Mapped[float] = mapped_column(default=database_now())
+    removed_at: Mapped[float | None]
+    """Whoever refers to them from then on must see whether they were stored again."""
+
+
+class Duty(Base):
+    """Something that one process at a time does again and again."""
+
+    __tablename__ = "duties"
+
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    owner: Mapped[str | None] = mapped_column(String(128))
+    lease_expires_at: Mapped[float | None]
+    finished_at: Mapped[float | None]
 
 
 class Dataset(Base):
