@@ -9,7 +9,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,14 +17,15 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from service import backlog, queue, searches
+from service import backlog, collection, queue, searches
 from service.database.session import Database
 from service.database.tables import Job
 from service.dispatch.room import OTHER_VERSION, Room
 from service.dispatch.runner import News, Runner
-from service.domain.lease import WORKER_LOST, Ending, Lease
+from service.domain.lease import FILES_LOST, WORKER_LOST, Ending, Lease
 from service.errors import LeaseLost
 from service.settings import Settings
+from service.upkeep import Keeper
 from workers.actor import Order, SearchOrder
 from workers.contracts.events import Failed, Succeeded
 from workers.contracts.store import ArtifactStore
@@ -33,7 +34,11 @@ logger = logging.getLogger(__name__)
 
 _AT_ONCE = 32
 """Jobs read in one transaction."""
+_UPKEEP_ASKED_SECONDS = 60.0
+"""Time between two questions whether upkeep is due; the answer costs a statement."""
+_LETTING_GO_SECONDS = 5.0
 _CLUSTER_LOST = "the Ray cluster is gone; the job goes on from its last checkpoint on a new one"
+_ANEW = "the stages that left them are computed again"
 _NOT_FOUND = "its dispatcher and its worker are both gone"
 _EVENTS_MISSING = "its worker no longer has the events that come next; the job goes on from its last checkpoint"
 
@@ -60,7 +65,14 @@ class _Duty:
 class Dispatcher:
     """Runs jobs through a runner. Several may work on one database; each holds leases of its own."""
 
-    def __init__(self, database: Database, runner: Runner, store: ArtifactStore, settings: Settings) -> None:
+    def __init__(
+        self,
+        database: Database,
+        runner: Runner,
+        store: ArtifactStore,
+        settings: Settings,
+        keeper: Keeper | None = None,
+    ) -> None:
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._database = database
         self._runner = runner
@@ -74,6 +86,9 @@ class Dispatcher:
             _Duty(self._look, settings.poll_seconds),
             _Duty(self._reap, settings.reap_seconds),
         ]
+        self._keeper = keeper
+        if keeper is not None:
+            self._duties.append(_Duty(keeper.begin_if_due, _UPKEEP_ASKED_SECONDS))
 
     def run_forever(self, stop: threading.Event) -> None:
         """Work until told to stop; then let the leases end at once, so that a successor adopts without waiting."""
@@ -86,6 +101,8 @@ class Dispatcher:
                 stop.wait(1.0)
         with self._database.writing() as session:
             queue.release(session, self.owner)
+        if self._keeper is not None:
+            self._keeper.stop(_LETTING_GO_SECONDS)
         logger.info("dispatcher %s ends; what runs is left to its successor", self.owner)
 
     def tick(self) -> None:
@@ -111,8 +128,11 @@ class Dispatcher:
         reached, ending = held.last_sequence, news.ending
         if news.events or ending:
             with self._writing(held) as session:
-                reached = queue.apply(session, held.lease, news.events, self._rules, news.node)
-                ending = ending or _gap(news, reached)
+                # First: those that are still there are then kept, whoever sweeps.
+                lost = collection.lost(session, self._store, news.events)
+                if not lost:
+                    reached = queue.apply(session, held.lease, news.events, self._rules, news.node)
+                ending = ending or (_swept(lost) if lost else _gap(news, reached))
                 if ending is not None:
                     queue.give_up(session, held.lease, self._rules, ending)
         # Not before the commit: asking on makes the worker forget, and a commit may fail.
@@ -311,6 +331,12 @@ class Dispatcher:
         except LeaseLost as lost:
             logger.warning("%s; letting go", lost)
             self._held.pop(held.lease.attempt_id, None)
+
+
+def _swept(lost: Sequence[str]) -> Ending:
+    """The end of an attempt whose files were removed as garbage before it could say that it needs them."""
+    named = ", ".join(sha256[:12] for sha256 in lost[:3])
+    return Ending("transient", FILES_LOST, f"stored files were removed before they were committed ({named}); {_ANEW}")
 
 
 def _gap(news: News, committed: int) -> Ending | None:

@@ -9,6 +9,9 @@ from workers.errors import FaultClass
 WORKER_LOST = "worker_lost"
 """Code of an attempt whose worker is gone."""
 
+FILES_LOST = "files_lost"
+"""Code of an attempt whose files were removed from the store before they were committed."""
+
 STAGE_DEADLINE = "stage_deadline"
 """Code of an attempt that was stopped because a stage took too long."""
 
