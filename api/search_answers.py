@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from api.answers import fault
+from api.answers import fault, next_attempt_at
 from api.schemas import Fault, instant, instant_or_none
 from api.searches import (
     BestTrial,
@@ -58,6 +58,7 @@ def search_answer(session: Session, job: tables.Job, row: tables.Search) -> Queu
         finished_at=instant_or_none(job.finished_at),
         status=job.status,
         reason=job.reason,
+        next_attempt_at=next_attempt_at(job),
         error=fault(job),
         search=row.spec,
         best=_best(search, ranked[row.best]) if row.best is not None else None,

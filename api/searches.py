@@ -43,6 +43,7 @@ EXAMPLE_SEARCH: dict[str, Any] = {
     "finished_at": None,
     "status": "running",
     "reason": None,
+    "next_attempt_at": None,
     "error": None,
     "search": EXAMPLE_SPEC,
     "best": {
@@ -175,6 +176,8 @@ class QueuedSearch(Answer):
     status: JobStatus
     reason: str | None
     """Why it is in its status, where that needs a word."""
+    next_attempt_at: datetime | None = None
+    """Of a queued search whose last attempt failed: when the next may begin."""
     error: Fault | None
     search: dict[str, Any]
     """What was asked for, with every default spelled out and every path absolute."""

@@ -1,4 +1,4 @@
-"""Searches as a caller sees them: submit, look up, list, stop, pause, resume; their trials, and what they cost."""
+"""Searches as a caller sees them: submit, look up, list, stop, pause, resume, retry; their trials; what they cost."""
 
 from __future__ import annotations
 
@@ -120,6 +120,8 @@ def listing(
     status: str | None = None,
     label: str | None = None,
     created_after: float | None = None,
+    fault: str | None = None,
+    code: str | None = None,
 ) -> tuple[list[tuple[Job, tables.Search]], bool]:
     """Searches, newest first, and whether there are more. `label` is `key=value`, or `key` for any value.
 
@@ -127,7 +129,15 @@ def listing(
         NotFound: `after` names no search.
     """
     found, has_more = entries.listing(
-        session, "search", limit=limit, after=after, status=status, label=label, created_after=created_after
+        session,
+        "search",
+        limit=limit,
+        after=after,
+        status=status,
+        label=label,
+        created_after=created_after,
+        fault=fault,
+        code=code,
     )
     wanted = select(tables.Search).where(tables.Search.id.in_([job.id for job in found]))
     rows = {row.id: row for row in session.scalars(wanted)}
@@ -187,6 +197,19 @@ def resume(session: Session, search_id: str) -> Job:
         Conflict: it has ended, or was told to.
     """
     return queue.resume(session, get(session, search_id)[0].id)
+
+
+def retry(session: Session, search_id: str) -> Job:
+    """Have a search go on that failed or was stopped. Its trials under way go on from their checkpoints; those that
+    failed are tried again if it failed as a whole.
+
+    Raises:
+        NotFound: there is none of this id.
+        Conflict: it has succeeded, is paused or about to stop, or a data set of it was deleted.
+    """
+    job, _ = get(session, search_id)
+    datasets.require_kept(session, job)
+    return queue.retry(session, job.id)
 
 
 def promoted(session: Session, search_id: str, number: int) -> Recipe:

@@ -22,8 +22,8 @@ from workers.searching import ranking
 
 logger = logging.getLogger(__name__)
 
-RUNNING, WAITING, STOPPED = "running", "waiting", "stopped"
-"""A trial is under way; is not, because its search is not; has ended early."""
+RUNNING, WAITING, STOPPED, FAILED = "running", "waiting", "stopped", "failed"
+"""A trial is under way; is not, because its search is not; has ended early; has ended with an error."""
 
 
 def folder_of(number: int) -> str:
@@ -63,6 +63,21 @@ def leave(session: Session, search_id: str, to: Status) -> None:
         session.execute(stopped.values(status=STOPPED, ended_at=database_now()))
     else:
         session.execute(update(Trial).where(*of_search, Trial.status == RUNNING).values(status=WAITING))
+
+
+def reopen(session: Session, job: tables.Job, *, failed_too: bool) -> None:
+    """Have the trials that a search's end stopped wait for its next attempt, and perhaps those that failed. Of a job:
+    nothing."""
+    if job.kind != "search":
+        return
+    place = 0
+    for trial in session.scalars(select(Trial).where(Trial.search_id == job.id).order_by(Trial.ended_as)).all():
+        if trial.finished is None or (failed_too and trial.status == FAILED):
+            trial.status, trial.finished, trial.ended_as, trial.ended_at = WAITING, None, None, None
+        else:
+            place += 1
+            trial.ended_as = place  # without gaps: the next one to end counts on
+    session.flush()
 
 
 def how_far(session: Session, job: tables.Job) -> str | None:

@@ -73,6 +73,11 @@ def test_steps_go_up_and_down_under_rows(tmp_path: Path) -> None:
     step(command.downgrade, "0001")
     assert run("SELECT id, status FROM jobs") == [("job_1", "queued")]
     assert run("SELECT name FROM sqlite_master WHERE name LIKE '%datasets%'") == []
+    step(command.upgrade, "0003")
+    run("UPDATE jobs SET status = 'failed', error_code = 'worker_lost'")
+    step(command.upgrade, "0004")
+    assert run("SELECT error_fault FROM jobs") == [("transient",)], "what is known of older failures is told"
+    step(command.downgrade, "0003")
     upgrade(database)
     require_known(database)
     assert run("SELECT id FROM jobs") == [("job_1",)] and run("SELECT id FROM datasets") == []
