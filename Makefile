@@ -47,12 +47,15 @@ lint: setup ## Check style, types, directions of imports and undeclared dependen
 	$(BIN)/deptry api service workers
 
 .PHONY: bench
-bench: setup ## Measure, side by side: steps with and without each option, their memory, a job with and without the service, an export and a copy
+bench: setup ## Measure, side by side: steps with and without each option, their memory, speed, jobs, exports, searches
 	@$(BIN)/python tests/bench/regularize_step.py
 	@$(BIN)/python tests/bench/training_memory.py
 	@$(BIN)/python tests/bench/speed.py
 	@$(BIN)/python tests/bench/whole_job.py
 	@$(BIN)/python tests/bench/export.py
+	@$(BIN)/python tests/bench/search_sharing.py
+	@$(BIN)/python tests/bench/early_stopping.py
+	@$(BIN)/python tests/bench/trial_start.py
 
 .PHONY: lock
 lock: setup ## Write constraints.txt anew from pyproject.toml

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import get_args
+
 from api.schemas import Attempt, Fault, Job, instant, instant_or_none
 from service.database import tables
+from service.domain.lease import is_retryable
+from workers.errors import FaultClass
 
 
 def job_answer(row: tables.Job) -> Job:
@@ -17,6 +22,7 @@ def job_answer(row: tables.Job) -> Job:
         status=row.status,
         stage=row.stage,
         reason=row.reason,
+        next_attempt_at=next_attempt_at(row),
         error=fault(row),
         recipe=row.recipe,
         results=row.results or {},
@@ -45,4 +51,14 @@ def attempt_answer(row: tables.Attempt) -> Attempt:
 
 def fault(row: tables.Job | tables.Attempt) -> Fault | None:
     """Why it failed, if it did."""
-    return Fault(code=row.error_code, message=row.error_message or "") if row.error_code else None
+    if row.error_code is None:
+        return None
+    # Another version may know more classes.
+    known: FaultClass | None = next((each for each in get_args(FaultClass) if each == row.error_fault), None)
+    retryable = None if known is None else is_retryable(known)
+    return Fault(code=row.error_code, message=row.error_message or "", fault=known, retryable=retryable)
+
+
+def next_attempt_at(row: tables.Job) -> datetime | None:
+    """When what is queued after a failed attempt may begin the next."""
+    return instant(row.not_before) if row.status == "queued" and row.not_before else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -12,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from api import display, studies, up
-from api.commands import compare, datasets, jobs, searches
+from api.commands import compare, datasets, jobs, queue, searches
 from api.connection import state_folder
 from api.console import JsonOption, LabelsOption, PriorityOption, WaitOption, labels_of
 from api.console import err as _err
@@ -23,6 +24,7 @@ from api.following import follow_job, told_job
 from api.plans import Plan
 from api.recipes import BadFile, read_file, with_absolute_paths
 from api.schemas import Job
+from api.search_plans import planned_trials, read_search
 from api.study_plans import StudyPlan, plan_study, show_study_plan
 from workers.contracts.search import is_search
 from workers.contracts.study import Row, Study, is_study
@@ -40,7 +42,8 @@ app.add_typer(datasets.app, name="datasets")
 app.add_typer(searches.app, name="search")
 app.command("compare")(compare.compare)
 app.command("jobs")(jobs.listing)
-for command in (jobs.show, jobs.events, jobs.cancel, jobs.pause, jobs.resume, jobs.download):
+app.command("queue")(queue.show)
+for command in (jobs.show, jobs.events, jobs.cancel, jobs.pause, jobs.resume, jobs.retry, jobs.download):
     app.command()(command)
 
 SetOption = Annotated[
@@ -176,21 +179,22 @@ def plan(
 ) -> None:
     """Tell what a recipe would do, before it is queued: stages, memory, time, sizes. Exit 0 only if it may fit.
 
-    Of a study it tells each row, and the sum of time and GPU-hours; a stage that rows share counts once.
+    Of a study it tells each row, and the sum of time and GPU-hours; a stage that rows share counts once. Of a search it
+    tells the trials of a grid in full, and of another search one for each value to be tried.
     """
+    rows: Sequence[Row] = ()
+    notes: list[str] = []
     try:
         wanted = read_file(recipe, settings or ())
         if is_search(wanted):
-            _fail(
-                f"{recipe} is a search, and plans are of recipes: plan its base with one value for each field of its "
-                "space, and take the time of what is to be computed once for each trial"
-            )
-        rows = studies.read_study(wanted)[1] if is_study(wanted) else None
+            rows, notes = planned_trials(read_search(wanted))
+        elif is_study(wanted):
+            rows = studies.read_study(wanted)[1]
     except BadFile as error:
         _fail(str(error))
     told: Plan | StudyPlan
     with _server() as client:
-        told = plan_study(client, rows) if rows else client.plan(with_absolute_paths(wanted))
+        told = plan_study(client, rows, notes) if rows else client.plan(with_absolute_paths(wanted))
     if as_json:
         typer.echo(told.model_dump_json())
     else:

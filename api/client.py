@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from api.failures import Unreachable, failure_of
 from api.job_client import Jobs
 from api.plans import Plan
+from api.queue_client import Queue
 from api.queued import plain
 from api.search_client import Searches
 from api.uploads import Datasets
@@ -58,6 +59,7 @@ class Client:
         self.jobs = Jobs(self)
         self.searches = Searches(self)
         self.datasets = Datasets(self)
+        self.queue = Queue(self)
 
     def __enter__(self) -> Self:
         return self

@@ -21,6 +21,10 @@ WaitOption = Annotated[bool, typer.Option("--wait", help="Follow it to its end; 
 LabelsOption = Annotated[list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="May be repeated.")]
 PriorityOption = Annotated[int, typer.Option(help="Higher runs sooner.")]
 LimitOption = Annotated[int, typer.Option(min=1, max=200, help="As many at most.")]
+FaultOption = Annotated[
+    str | None, typer.Option(help="Only what failed by such a fault: recipe, out_of_memory, transient or deadline.")
+]
+CodeOption = Annotated[str | None, typer.Option(help="Only what failed with this error, such as worker_lost.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; everything else on stderr.")]
 PIPE_WIDTH = 240
 INTERRUPTED = 130

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Protocol
 
-from fastapi import Depends, FastAPI, Request, Security
+from fastapi import Depends, FastAPI, Query, Request, Security
 from fastapi import Path as PathParameter
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
@@ -25,6 +25,7 @@ from service.errors import NotFound, Unauthenticated
 from service.settings import Settings
 from workers.contracts.results import StageResult
 from workers.contracts.store import KeepsUploads
+from workers.errors import FaultClass
 
 _JOB_ID = re.compile(r"job_[0-9a-zA-Z]{1,36}")
 _SEARCH_ID = re.compile(r"search_[0-9a-zA-Z]{1,33}")
@@ -102,6 +103,9 @@ def caller(wiring: Wired, credentials: Annotated[HTTPAuthorizationCredentials | 
 
 
 Caller = Annotated[str, Depends(caller)]
+
+FaultQuery = Annotated[FaultClass | None, Query(description="Only what failed by a fault of this class.")]
+CodeQuery = Annotated[str | None, Query(max_length=64, description="Only what failed with this error.")]
 
 
 def job_id(job_id: Annotated[str, PathParameter(description="The job's id.")]) -> str:

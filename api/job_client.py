@@ -42,9 +42,12 @@ class Jobs(Queued[Job]):
         status: str | None = None,
         label: str | None = None,
         created_after: str | None = None,
+        fault: str | None = None,
+        code: str | None = None,
     ) -> JobList:
         """Jobs, newest first."""
         params = {"limit": limit, "after": after, "status": status, "label": label, "created_after": created_after}
+        params |= {"fault": fault, "code": code}
         return read(JobList, self._client.send("GET", self.root, params=params))
 
     def cancel(self, job_id: str) -> Job:

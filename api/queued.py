@@ -1,4 +1,4 @@
-"""What a client can do with jobs and searches alike: look, wait, pause, follow, and bring home what they left."""
+"""What a client can do with jobs and searches alike: look, wait, follow, tell, and bring home what they left."""
 
 from __future__ import annotations
 
@@ -79,6 +79,14 @@ class Queued(Generic[Thing]):
     def resume(self, owner_id: str) -> Thing:
         """Queue it again once it was paused; it goes on where it was."""
         return self._told(owner_id, "resume")
+
+    def retry(self, owner_id: str) -> Thing:
+        """Queue it again once it has failed or was cancelled; it finds what it had finished.
+
+        Raises:
+            InConflict: it has succeeded, is paused, or a data set of it was deleted.
+        """
+        return self._told(owner_id, "retry")
 
     def attempts(self, owner_id: str) -> Sequence[Attempt]:
         """The tries at it."""

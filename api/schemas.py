@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from workers.contracts.base import Contract
 from workers.contracts.recipe import Recipe
+from workers.errors import FaultClass
 
 JobStatus = Literal["queued", "running", "pausing", "paused", "cancelling", "cancelled", "succeeded", "failed"]
 """Where a job stands. `succeeded`, `failed` and `cancelled` are final."""
@@ -38,6 +39,7 @@ EXAMPLE_JOB: dict[str, Any] = {
     "status": "running",
     "stage": "regularize",
     "reason": None,
+    "next_attempt_at": None,
     "error": None,
     "recipe": EXAMPLE_RECIPE,
     "results": {"dense": {"parameters": 6738415616, "perplexity": {"wikitext2": 5.47}}},
@@ -98,6 +100,11 @@ class Fault(Answer):
     """Stable name of the error."""
     message: str
     """What went wrong and what to do."""
+    fault: FaultClass | None = None
+    """Whose fault it is: the `recipe`'s, the node's memory (`out_of_memory`), the surroundings' (`transient`), or that
+    of a stage that took longer than its `deadline`; `null` for what older versions left."""
+    retryable: bool | None = None
+    """Whether the same, unchanged, may well succeed the next time: of these the service has tried again by itself."""
 
 
 class Job(Answer):
@@ -118,6 +125,8 @@ class Job(Answer):
     """The stage now running."""
     reason: str | None
     """Why the job is in its status, where that needs a word (such as what a queued job waits for)."""
+    next_attempt_at: datetime | None = None
+    """Of a queued job whose last attempt failed: when the next may begin."""
     error: Fault | None
     recipe: dict[str, Any]
     """The complete recipe, with every default spelled out."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from api.answers import fault
+from api.answers import fault, next_attempt_at
 from api.schemas import Fault, instant, instant_or_none
 from api.searches import (
     BestTrial,
@@ -58,6 +58,7 @@ def search_answer(session: Session, job: tables.Job, row: tables.Search) -> Queu
         finished_at=instant_or_none(job.finished_at),
         status=job.status,
         reason=job.reason,
+        next_attempt_at=next_attempt_at(job),
         error=fault(job),
         search=row.spec,
         best=_best(search, ranked[row.best]) if row.best is not None else None,
@@ -98,6 +99,7 @@ def trial_answer(search: Search, row: tables.Trial) -> Trial:
         seconds=cost.get("seconds"),
         gpu_seconds=cost.get("gpu_seconds"),
         avoided_seconds=cost.get("avoided_seconds"),
+        avoided_by_stage=cost.get("avoided_by_stage") or {},
         error=Fault(code=finished.code or "unknown", message=finished.message or "") if finished and failed else None,
         reason=_reason(row, finished),
         created_at=instant(row.created_at),
@@ -132,6 +134,7 @@ def _tally_and_work(session: Session, search_id: str) -> tuple[SearchTally, Sear
         spent_seconds=told.spent_seconds,
         avoided_seconds=told.avoided_seconds,
         avoided_fraction=told.avoided_seconds / cost if cost else None,
+        avoided_by_stage=told.avoided_by_stage,
         gpu_seconds=told.gpu_seconds,
     )
     return tally, work

@@ -50,9 +50,12 @@ class Searches(Queued[QueuedSearch]):
         status: str | None = None,
         label: str | None = None,
         created_after: str | None = None,
+        fault: str | None = None,
+        code: str | None = None,
     ) -> SearchList:
         """Searches, newest first."""
         params = {"limit": limit, "after": after, "status": status, "label": label, "created_after": created_after}
+        params |= {"fault": fault, "code": code}
         return read(SearchList, self._client.send("GET", self.root, params=params))
 
     def stop(self, search_id: str) -> QueuedSearch:

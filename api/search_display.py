@@ -51,6 +51,7 @@ def show_search(console: Console, search: QueuedSearch) -> None:
         ("best", _best(search)),
         ("frontier", _frontier(search)),
         ("work", work_in_words(search.work)),
+        ("avoided", avoided_in_words(search.work)),
         ("left", f"about {duration(search.eta_seconds)}" if search.eta_seconds else ""),
     )
     for name, value in told:
@@ -93,6 +94,11 @@ def work_in_words(work: SearchWork) -> str:
     """What the trials cost, and what was not computed again."""
     share = "" if work.avoided_fraction is None else f" ({work.avoided_fraction:.0%})"
     return f"{work.spent_seconds:,.1f} s spent, {work.avoided_seconds:,.1f} s avoided{share}"
+
+
+def avoided_in_words(work: SearchWork) -> str:
+    """What was not computed again, by stage; empty if all was computed."""
+    return ", ".join(f"{stage} {seconds:,.1f} s" for stage, seconds in work.avoided_by_stage.items())
 
 
 class SearchProgress:
@@ -143,7 +149,7 @@ class SearchProgress:
         if search.eta_seconds:
             told.append(f"about {duration(search.eta_seconds)} left")
         if search.work.avoided_seconds:
-            told.append(f"{work_in_words(search.work)}")
+            told.append(work_in_words(search.work))
         self._bars.update(self._all, completed=ended, total=at_most, figures=escape("   ".join(told)))
         if not self._console.is_terminal and ended != self._summed_up:
             self._console.print(f"  {escape('   '.join(told))}", highlight=False)

@@ -43,6 +43,7 @@ EXAMPLE_SEARCH: dict[str, Any] = {
     "finished_at": None,
     "status": "running",
     "reason": None,
+    "next_attempt_at": None,
     "error": None,
     "search": EXAMPLE_SPEC,
     "best": {
@@ -53,7 +54,13 @@ EXAMPLE_SEARCH: dict[str, Any] = {
     "frontier": [{"trial": 5, "values": EXAMPLE_VALUES}],
     "tally": {"running": 2, "waiting": 0, "succeeded": 6, "failed": 0, "stopped": 5},
     "trials_at_most": 24,
-    "work": {"spent_seconds": 14650.0, "avoided_seconds": 6120.0, "avoided_fraction": 0.295, "gpu_seconds": 14650.0},
+    "work": {
+        "spent_seconds": 14650.0,
+        "avoided_seconds": 6120.0,
+        "avoided_fraction": 0.295,
+        "gpu_seconds": 14650.0,
+        "avoided_by_stage": {"regularize": 5400.0, "evaluate dense": 720.0},
+    },
     "eta_seconds": 7990.0,
     "metadata": {},
     "labels": {"team": "compression"},
@@ -76,6 +83,7 @@ EXAMPLE_TRIAL: dict[str, Any] = {
     "seconds": 190.0,
     "gpu_seconds": 190.0,
     "avoided_seconds": 95.0,
+    "avoided_by_stage": {"evaluate dense": 31.0, "basis": 64.0},
     "error": None,
     "reason": "at 11 % of its training it was not among the best third",
     "created_at": "2026-11-23T22:10:00Z",
@@ -146,6 +154,8 @@ class SearchWork(Answer):
     """What the stages cost that trials found instead of computing them."""
     avoided_fraction: float | None
     """Avoided, of what all would have cost; `null` before anything did."""
+    avoided_by_stage: dict[str, float]
+    """`avoided_seconds` by stage, the most first, such as `regularize` or `evaluate dense`."""
     gpu_seconds: float
     """Seconds of the trials times the GPUs of each."""
 
@@ -166,6 +176,8 @@ class QueuedSearch(Answer):
     status: JobStatus
     reason: str | None
     """Why it is in its status, where that needs a word."""
+    next_attempt_at: datetime | None = None
+    """Of a queued search whose last attempt failed: when the next may begin."""
     error: Fault | None
     search: dict[str, Any]
     """What was asked for, with every default spelled out and every path absolute."""
@@ -233,6 +245,8 @@ class Trial(Answer):
     """`seconds` times its GPUs."""
     avoided_seconds: float | None
     """What the stages cost that it found instead of computing them."""
+    avoided_by_stage: dict[str, float]
+    """The same by stage."""
     error: Fault | None
     """Why it failed."""
     reason: str | None

@@ -44,10 +44,12 @@ class StudyPlan(Answer):
     """Of these, stages that an earlier row computes."""
     known: int
     """Of these, stages whose results are there already."""
+    notes: list[str] = []
+    """What the rows are, where they are not all that will run."""
     rows: list[PlannedRow]
 
 
-def plan_study(client: Client, rows: Iterable[Row]) -> StudyPlan:
+def plan_study(client: Client, rows: Iterable[Row], notes: Sequence[str] = ()) -> StudyPlan:
     """Ask for the plan of each row. Nothing is queued."""
     planned = [_planned(client, row) for row in rows]
     plans = [row.plan for row in planned if row.plan]
@@ -61,12 +63,13 @@ def plan_study(client: Client, rows: Iterable[Row]) -> StudyPlan:
         stages=len(stages),
         shared=len(stages) - known - len(to_compute),
         known=known,
+        notes=list(notes),
         rows=planned,
     )
 
 
 def show_study_plan(console: Console, told: StudyPlan) -> None:
-    """A line a row, and the sum."""
+    """A line a row, the sum, and what is to be said of them."""
     table = Table(title="Plan", title_justify="left")
     table.add_column("row")
     for title in ("stages to compute", "predicted time", "GPU-hours", "parameters", "peak memory"):
@@ -86,8 +89,8 @@ def show_study_plan(console: Console, told: StudyPlan) -> None:
     for row in told.rows:
         if refusal := row.error or (row.plan and row.plan.refusal):
             console.print(f"[red]{escape(row.name)}: {escape(refusal)}[/]", highlight=False)
-    notes = dict.fromkeys(note for row in told.rows if row.plan for note in row.plan.notes)
-    for note in notes:
+    notes = [note for row in told.rows if row.plan for note in row.plan.notes]
+    for note in dict.fromkeys([*told.notes, *notes]):
         console.print(f"[dim]{escape(note)}[/]", highlight=False)
 
 

@@ -3,15 +3,18 @@
 PostgreSQL tells which jobs have changed as soon as it is committed. Where nobody tells (SQLite, or while that
 connection is lost) the versions of the followed jobs are asked for, however many clients follow, in one small question
 per interval. Nothing is asked or told while nobody follows. A wake-up says only "look again": followers read by their
-job's own gapless numbers, so one too many costs a query, and one missed costs `RECHECK_SECONDS`.
+job's own gapless numbers, so one too many costs a query, and one missed costs `RECHECK_SECONDS`. Followers of one job
+that look for the same share the answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any, TypeVar, cast
 
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
@@ -26,7 +29,9 @@ POLL_SECONDS = 0.15
 LISTEN_SECONDS = 1.0
 """How long one thread of the pool listens at once."""
 RECHECK_SECONDS = 5.0
-"""A follower looks again after this long even if nobody woke it."""
+"""What is followed is looked at so often even while news are told."""
+
+Found = TypeVar("Found")
 
 
 class Follower:
@@ -40,9 +45,9 @@ class Follower:
         self._news.set()
 
     async def wait(self, seconds: float) -> None:
-        """Return when there may be news, or after so many seconds (at most `RECHECK_SECONDS`)."""
+        """Return when there may be news, or after so many seconds."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), max(0.0, min(seconds, RECHECK_SECONDS)))
+            await asyncio.wait_for(self._news.wait(), max(0.0, seconds))
         self._news.clear()
 
 
@@ -54,6 +59,7 @@ class Tail:
         self._news = Listener(database, Channel.JOBS, poll_seconds)
         self._followers: dict[str, set[Follower]] = {}
         self._watching: asyncio.Task[None] | None = None
+        self._reading: dict[str, dict[int, asyncio.Future[Any]]] = {}
         self.closing = False
         """The server is shutting down: followers end what they are doing."""
 
@@ -72,6 +78,26 @@ class Tail:
             if not followers:
                 del self._followers[job_id]
 
+    async def shared(self, job_id: str, after: int, read: Callable[[], Found]) -> Found:
+        """What `read`, in a thread, finds of a job after a number; whoever asks for the same meanwhile gets it too.
+
+        A wake-up has later ones read anew, so that nobody is woken for what an older look cannot have seen.
+        """
+        reading = self._reading.setdefault(job_id, {})
+        if after not in reading:
+            reading[after] = asyncio.ensure_future(run_in_threadpool(read))
+            reading[after].add_done_callback(lambda done: self._forget(job_id, after, done))
+        return cast("Found", await asyncio.shield(reading[after]))
+
+    def _forget(self, job_id: str, after: int, done: asyncio.Future[Any]) -> None:
+        reading = self._reading.get(job_id, {})
+        if reading.get(after) is done:
+            del reading[after]
+            if not reading:
+                del self._reading[job_id]
+        if not done.cancelled():
+            done.exception()  # whoever asked has been told
+
     def close(self) -> None:
         """Let every follower end. Streams end whole, so that a graceful shutdown need not wait for them."""
         self.closing = True
@@ -80,10 +106,12 @@ class Tail:
 
     async def _watch(self) -> None:
         known: dict[str, int] = {}
+        looked_at = time.monotonic()
         while self._followers and not self.closing:
             changed = await run_in_threadpool(self._news.wait, LISTEN_SECONDS)
-            if changed is None:
-                changed = await self._look(known)
+            if changed is None or time.monotonic() - looked_at > RECHECK_SECONDS:
+                changed = (changed or set()) | await self._look(known)
+                looked_at = time.monotonic()
             self._wake(changed)
             if not self._followers or self.closing:
                 await run_in_threadpool(self._news.rest)  # whoever begins to follow meanwhile finds this loop going on
@@ -107,5 +135,6 @@ class Tail:
 
     def _wake(self, job_ids: Iterable[str]) -> None:
         for job_id in job_ids:
+            self._reading.pop(job_id, None)
             for follower in self._followers.get(job_id, ()):
                 follower.wake()

@@ -9,10 +9,15 @@ from sqlalchemy.orm import Session
 from service.database.clock import database_now
 from service.database.tables import Attempt, Event, Job, Search
 from service.domain.job import LEASED, Status
+from service.domain.lease import RETRIED_BY
 from workers.contracts.recipe import Resources
+from workers.errors import FaultClass
 
 _LEASED = sorted(status.value for status in LEASED)
 _STOPPING = sorted(status.value for status in (Status.CANCELLING, Status.PAUSING))
+RETRIED = "job_retried"
+"""Event of a job that somebody asked to have tried again; `attempts` were begun before."""
+
 _MILESTONES = {
     "stage_finished": ("stage", "subject"),
     "checkpoint_saved": ("stage", "step"),
@@ -32,6 +37,12 @@ def waiting(session: Session, limit: int, after: Job | None = None) -> list[Job]
         .limit(limit)
     )
     return list(session.scalars(wanted))
+
+
+def page(session: Session, limit: int, after: Job | None = None) -> tuple[list[Job], dict[str, dict[str, Any]]]:
+    """The next waiting jobs, and what is asked of those that are searches, by id."""
+    jobs = waiting(session, limit, after)
+    return jobs, specs(session, jobs)
 
 
 def expired(session: Session, limit: int) -> list[tuple[str, str]]:
@@ -63,12 +74,17 @@ def resources(recipe: dict[str, Any]) -> Resources:
     """What a stored recipe asks for, unchecked: a newer version may have written fields that this one does not know,
     and one such job must not hide all others."""
     plain = recipe.get("resources")
-    return Resources.model_construct(cpus=_amount(plain, "cpus", 1), gpus=_amount(plain, "gpus", 0))
+    hours = plain.get("stage_deadline_hours") if isinstance(plain, dict) else None
+    return Resources.model_construct(
+        cpus=_amount(plain, "cpus", 1),
+        gpus=_amount(plain, "gpus", 0),
+        stage_deadline_hours=hours if isinstance(hours, int | float) else None,
+    )
 
 
 def tries(session: Session, job: Job) -> int:
     """Attempts since the last one that got further than all before it, that one included, but for those that a pause
-    ended.
+    ended, and those before somebody asked for another try.
 
     A stage finished, a checkpoint saved, a rung or an end that a search's trial came to, each for the first time, is
     further. Doing the same again is not: a job whose worker dies again and again at one place ends, however much its
@@ -82,22 +98,42 @@ def tries(session: Session, job: Job) -> int:
         .order_by(Event.number)
     )
     seen: set[tuple[Any, ...]] = set()
-    furthest = 1
+    furthest = 1 + attempts_before_retry(session, job)
     for number, type, *values in session.execute(told):
         body = dict(zip(fields, values, strict=True))
         milestone = (type, *(body[name] for name in _MILESTONES[type]))
         if milestone not in seen:
             seen.add(milestone)
-            furthest = number
+            furthest = max(furthest, number)
     of_job = (Attempt.job_id == job.id, Attempt.number >= furthest)
     counted = select(func.count()).where(*of_job, func.coalesce(Attempt.outcome, "") != "paused")
     return session.scalar(counted) or 0
+
+
+def tries_of(session: Session, job: Job, fault: FaultClass) -> int:
+    """The attempts that count where a job ended with this class of fault; that attempt is one of them."""
+    if RETRIED_BY[fault] != "of_this_class":
+        return tries(session, job)
+    alike = (Attempt.error_fault == fault, Attempt.number > attempts_before_retry(session, job))
+    return session.scalar(select(func.count()).where(Attempt.job_id == job.id, *alike)) or 0
+
+
+def attempts_before_retry(session: Session, job: Job) -> int:
+    """Attempts that a caller's wish to have it tried again has made up for."""
+    before = select(func.max(Event.body["attempts"].as_integer()))
+    return session.scalar(before.where(Event.job_id == job.id, Event.type == RETRIED)) or 0
 
 
 def stopping(session: Session, owner: str) -> list[str]:
     """The owner's jobs whose worker shall be stopped."""
     wanted = select(Job.id).where(Job.status.in_(_STOPPING), Job.lease_owner == owner)
     return list(session.scalars(wanted))
+
+
+def overdue(session: Session, owner: str) -> list[str]:
+    """The owner's jobs of which a stage has not ended by its deadline."""
+    late = (Job.status == Status.RUNNING.value, Job.stage_deadline_at <= database_now())
+    return list(session.scalars(select(Job.id).where(Job.lease_owner == owner, *late)))
 
 
 def ended_attempts(session: Session, attempt_ids: Iterable[str]) -> set[str]:

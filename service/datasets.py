@@ -12,7 +12,7 @@ from service.database import locks
 from service.database.clock import database_now
 from service.database.session import Database
 from service.database.tables import Dataset, Job, JobDataset, new_id
-from service.domain.job import FINAL
+from service.domain.job import FINAL, RETRIABLE, Status
 from service.errors import Conflict, InvalidRecipe, NotFound
 from service.incoming import CheckedText
 from workers.contracts.recipe import NamedText, Recipe
@@ -181,6 +181,22 @@ def refer_to(session: Session, job_id: str, named: Mapping[str, str]) -> dict[st
         digests[dataset_id] = found.sha256
     session.flush()
     return digests
+
+
+def require_kept(session: Session, job: Job) -> None:
+    """See that the data sets of a job that may be tried again are still there, and stay until this transaction ends.
+
+    Raises:
+        Conflict: one was deleted.
+    """
+    if Status(job.status) not in RETRIABLE:
+        return  # of one that has not ended, none can be deleted
+    named = select(JobDataset.dataset_id).where(JobDataset.job_id == job.id).order_by(JobDataset.dataset_id)
+    for dataset_id in session.scalars(named).all():
+        found = session.get(Dataset, dataset_id, populate_existing=True, with_for_update={"read": True})
+        if found is None or found.deleted_at is not None:
+            remedy = "upload its text again, and submit the recipe with the new id"
+            raise Conflict(f"the data set {dataset_id} of {job.id} was deleted; {remedy}")
 
 
 def _resolved(session: Session, uploads: Uploads, text: NamedText, field: str) -> dict[str, str]:

@@ -9,8 +9,9 @@ from service import backlog, events, trials
 from service.database.clock import database_now
 from service.database.tables import Attempt, Job
 from service.domain.job import Status
-from service.domain.lease import WORKER_LOST, RetryRules
+from service.domain.lease import WORKER_LOST, RetryRules, is_retryable
 from service.transitions import require_move
+from workers.errors import FaultClass
 
 _PAUSED = "paused"
 """Outcome of an attempt that a pause ended; it is no failed try."""
@@ -21,21 +22,24 @@ def settle(
     session: Session, job: Job, attempt: Attempt, rules: RetryRules, outcome: str, verdict: dict[str, Any]
 ) -> None:
     """After a failed or lost attempt: wait and try again, or end the job. `verdict` has `fault`, `code`, `message`."""
-    status, passing = Status(job.status), verdict["fault"] == "transient"
+    fault: FaultClass = verdict["fault"]
+    status, passing = Status(job.status), is_retryable(fault)
     if status is Status.PAUSING and passing and verdict["code"] == WORKER_LOST:
         # Most likely by the pause itself, whose dispatcher died before it could say so.
         park(session, job, attempt)
         return
-    attempt.error_code, attempt.error_message = verdict["code"], verdict["message"]
-    tries = backlog.tries(session, job)
+    error = {"error_code": verdict["code"], "error_message": verdict["message"], "error_fault": fault}
+    for name, value in error.items():
+        setattr(attempt, name, value)
+    session.flush()
+    tries = backlog.tries_of(session, job, fault)
     if status is Status.CANCELLING:
         conclude(session, job, attempt, Status.CANCELLED, outcome)
     elif status is Status.PAUSING and passing:
         park(session, job, attempt, outcome)
-    elif passing and rules.allow_another(tries):
+    elif rules.allow_another(tries, fault):
         _requeue(session, job, attempt, rules.wait_seconds(tries), outcome, verdict)
     else:
-        error = {"error_code": verdict["code"], "error_message": verdict["message"]}
         conclude(session, job, attempt, Status.FAILED, outcome, {**verdict, "stage": job.stage}, **error)
 
 

@@ -29,8 +29,11 @@ def listing(
     status: str | None = None,
     label: str | None = None,
     created_after: float | None = None,
+    fault: str | None = None,
+    code: str | None = None,
 ) -> tuple[list[Job], bool]:
     """Those of a kind, newest first, and whether there are more. `label` is `key=value`, or `key` for any value.
+    `fault` and `code` are those of the error with which they ended.
 
     Raises:
         NotFound: `after` names none.
@@ -45,9 +48,16 @@ def listing(
         conditions.append(_has_label(label))
     if created_after is not None:
         conditions.append(Job.created_at > created_after)
+    conditions += failing(fault, code)
     order = (Job.created_at.desc(), Job.id.desc())
     found = list(session.scalars(select(Job).where(*conditions).order_by(*order).limit(limit + 1)))
     return found[:limit], len(found) > limit
+
+
+def failing(fault: str | None, code: str | None) -> list[ColumnElement[bool]]:
+    """Of an error of this class and name, as far as they are given."""
+    given = ((Job.error_fault, fault), (Job.error_code, code))
+    return [column == value for column, value in given if value is not None]
 
 
 def _has_label(label: str) -> ColumnElement[bool]:

@@ -1,4 +1,4 @@
-"""Jobs as a caller sees them: submit, look up, list, cancel, pause, resume."""
+"""Jobs as a caller sees them: submit, look up, list, cancel, pause, resume, retry."""
 
 from typing import Any
 
@@ -47,6 +47,8 @@ def listing(
     status: str | None = None,
     label: str | None = None,
     created_after: float | None = None,
+    fault: str | None = None,
+    code: str | None = None,
 ) -> tuple[list[Job], bool]:
     """Jobs, newest first, and whether there are more. `label` is `key=value`, or `key` for any value.
 
@@ -54,7 +56,15 @@ def listing(
         NotFound: `after` names no job.
     """
     return entries.listing(
-        session, "job", limit=limit, after=after, status=status, label=label, created_after=created_after
+        session,
+        "job",
+        limit=limit,
+        after=after,
+        status=status,
+        label=label,
+        created_after=created_after,
+        fault=fault,
+        code=code,
     )
 
 
@@ -86,6 +96,18 @@ def resume(session: Session, job_id: str) -> Job:
         Conflict: it has ended, or was told to cancel.
     """
     return queue.resume(session, get(session, job_id).id)
+
+
+def retry(session: Session, job_id: str) -> Job:
+    """Queue a job again that failed or was cancelled; it finds the stages that it finished, and its checkpoints.
+
+    Raises:
+        NotFound: there is none of this id.
+        Conflict: it has succeeded, is paused or about to stop, or a data set of it was deleted.
+    """
+    job = get(session, job_id)
+    datasets.require_kept(session, job)
+    return queue.retry(session, job.id)
 
 
 def attempts(session: Session, job_id: str) -> list[Attempt]:

@@ -1,21 +1,23 @@
 """The queue: sole writer of a job's status. Each change is one guarded UPDATE, told by an event in its transaction."""
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
-from service import endings, events, trials
+from service import backlog, endings, events, trials
 from service.database import news
 from service.database.clock import database_now
 from service.database.news import Channel
 from service.database.tables import Attempt, Job, JobLabel, new_id
-from service.domain.job import LEASED, Status
-from service.domain.lease import WORKER_LOST, Ending, Lease, RetryRules
+from service.domain.job import LEASED, RETRIABLE, Status
+from service.domain.lease import STAGE_DEADLINE, WORKER_LOST, Ending, Lease, RetryRules
 from service.errors import Conflict, LeaseLost, NotFound
 from service.plain import plain, storable
+from service.remedies import past_deadline, with_relief
 from service.reports import fold
 from service.transitions import change, move, reread, words
 from workers.contracts.events import Failed, NumberedEvent, Succeeded
@@ -26,6 +28,13 @@ Kind = Literal["job", "search"]
 
 _NODE_LETTERS = 255
 _IS_IDLE = Job.status.notin_(words(LEASED))
+_NOTHING: Mapping[Status, str] = MappingProxyType({})
+_INSTEAD_OF_RETRY: Mapping[Status, str] = {
+    Status.PAUSING: "resume it instead",
+    Status.PAUSED: "resume it instead",
+    Status.CANCELLING: "retry it once it is cancelled",
+    Status.SUCCEEDED: "submit its recipe again to run it once more: what has not changed is found, not computed",
+}
 
 
 def enqueue(
@@ -56,8 +65,14 @@ def enqueue(
     return reread(session, job.id)
 
 
-def lease(session: Session, job_id: str, *, owner: str, seconds: float) -> Lease | None:
-    """Begin an attempt at a queued job, or None if it was taken, is just being changed, or must still wait."""
+def lease(
+    session: Session, job_id: str, *, owner: str, seconds: float, stage_seconds: float | None = None
+) -> Lease | None:
+    """Begin an attempt at a queued job, or None if it was taken, is just being changed, or must still wait.
+
+    Args:
+        stage_seconds: each of its stages may take so long, and so may its start; None: as long as it likes.
+    """
     token = secrets.token_hex(16)
     # Another dispatcher that leases this very job is not waited for. SQLite has one writer, and knows no such clause.
     unlocked = select(Job.id).where(Job.id == job_id).with_for_update(skip_locked=True).scalar_subquery()
@@ -74,6 +89,8 @@ def lease(session: Session, job_id: str, *, owner: str, seconds: float) -> Lease
         attempts=Job.attempts + 1,
         started_at=func.coalesce(Job.started_at, database_now()),
         reason=None,
+        stage_deadline_seconds=stage_seconds,
+        stage_deadline_at=None if stage_seconds is None else database_now() + stage_seconds,
     )
     if not begun:
         return None
@@ -157,8 +174,22 @@ def give_up(session: Session, held: Lease, rules: RetryRules, ending: Ending) ->
     """
     job = _hold(session, held)
     outcome = "lost" if ending.code == WORKER_LOST else "failed"
-    verdict = {"fault": ending.fault, "code": ending.code, "message": storable(ending.message)}
+    message = ending.message if ending.fault != "out_of_memory" else with_relief(job, ending.message)
+    verdict = {"fault": ending.fault, "code": ending.code, "message": storable(message)}
     endings.settle(session, job, session.get_one(Attempt, held.attempt_id), rules, outcome, verdict)
+
+
+def overrun(session: Session, held: Lease, rules: RetryRules) -> bool:
+    """End an attempt that is past its stage's deadline, by the database's clock; False if it no longer is.
+
+    Raises:
+        LeaseLost: the lease is no longer in force.
+    """
+    job = _hold(session, held)
+    if not change(session, Job.id == job.id, Job.stage_deadline_at <= database_now(), lease_token=held.token):
+        return False
+    give_up(session, held, rules, Ending("deadline", STAGE_DEADLINE, past_deadline(job)))
+    return True
 
 
 def lose(session: Session, held: Lease, rules: RetryRules, *, message: str) -> None:
@@ -232,6 +263,28 @@ def resume(session: Session, job_id: str) -> Job:
     return _wanted(session, job_id, {Status.QUEUED, Status.RUNNING}, "resume")
 
 
+def retry(session: Session, job_id: str) -> Job:
+    """Queue what failed or was cancelled again: the same job, at its old place, with a new count of attempts.
+
+    What waits for its next attempt need not wait longer. What runs, or waits for its turn, stays as it is.
+
+    Raises:
+        NotFound: there is no such job.
+        Conflict: it has succeeded, is paused, or is about to stop.
+    """
+    job = _known(session, job_id)
+    at_once: dict[str, Any] = {"not_before": 0.0, "reason": None}
+    before, waits = job.status, (Job.id == job_id, Job.status == Status.QUEUED.value, Job.not_before > database_now())
+    anew = {**at_once, "finished_at": None, "error_code": None, "error_message": None, "error_fault": None}
+    anew["artifacts_removed_at"] = None
+    if move(session, job_id, Status.QUEUED, Job.status.in_(words(RETRIABLE)), **anew):
+        trials.reopen(session, job, failed_too=before == Status.FAILED.value)
+        _note_retry(session, job_id)
+    elif change(session, *waits, version=Job.version + 1, updated_at=database_now(), **at_once):
+        _note_retry(session, job_id)
+    return _wanted(session, job_id, {Status.QUEUED, Status.RUNNING}, "retry", _INSTEAD_OF_RETRY)
+
+
 def explain(session: Session, job_id: str, reason: str | None) -> None:
     """Say why a queued job waits."""
     job = session.get(Job, job_id, populate_existing=True)
@@ -278,13 +331,22 @@ def _known(session: Session, job_id: str) -> Job:
     return job
 
 
-def _wanted(session: Session, job_id: str, statuses: set[Status], verb: str) -> Job:
-    """The job, in one of the statuses that somebody wants it in."""
+def _note_retry(session: Session, job_id: str) -> None:
+    job = reread(session, job_id)
+    # The attempts so far, from which none is counted any more: see `backlog.tries`.
+    events.append(session, job, backlog.RETRIED, {"attempts": job.attempts})
+
+
+def _wanted(
+    session: Session, job_id: str, statuses: set[Status], verb: str, instead: Mapping[Status, str] = _NOTHING
+) -> Job:
+    """The job, in one of the statuses that somebody wants it in; `instead` says what to do where it is in another."""
     job = reread(session, job_id)
     if Status(job.status) not in statuses:
         by_itself = job.status in (Status.SUCCEEDED.value, Status.FAILED.value)
         standing = f"has already {job.status}" if by_itself else f"is {job.status}"
-        raise Conflict(f"{job.kind} {job_id} {standing}; there is nothing to {verb}")
+        remedy = instead.get(Status(job.status), f"there is nothing to {verb}")
+        raise Conflict(f"{job.kind} {job_id} {standing}; {remedy}")
     return job
 
 

@@ -6,8 +6,10 @@ from sqlalchemy.orm import Session
 
 from service import events, trials
 from service.artifacts import catalog
+from service.database.clock import database_now
 from service.database.tables import Job
 from service.plain import plain, plain_results
+from service.transitions import change
 from workers.contracts.events import ArtifactStored, Event, Measured, Progress, StageFinished, StageStarted, Succeeded
 from workers.contracts.results import Results
 
@@ -18,6 +20,7 @@ def fold(session: Session, job: Job, attempt_id: str, reported: Sequence[Event])
         match event:
             case StageStarted():
                 job.stage, job.progress = event.stage, None
+                _begin_deadline(session, job)
             case Progress():
                 job.stage = event.stage
                 job.progress = plain(event)
@@ -33,5 +36,12 @@ def fold(session: Session, job: Job, attempt_id: str, reported: Sequence[Event])
                 job.results = plain_results(event.results)
     if job.kind == "search":
         trials.fold(session, job.id, attempt_id, reported)
+        _begin_deadline(session, job)  # of each trial its engine takes care; of the engine, whoever waits for its news
     facts = [(event.type, plain(event)) for event in reported]
     events.append_all(session, job, facts, attempt_id)
+
+
+def _begin_deadline(session: Session, job: Job) -> None:
+    """A stage may take its time from now on."""
+    later = database_now() + Job.stage_deadline_seconds
+    change(session, Job.id == job.id, Job.stage_deadline_seconds.is_not(None), stage_deadline_at=later)

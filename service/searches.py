@@ -1,7 +1,8 @@
-"""Searches as a caller sees them: submit, look up, list, stop, pause, resume; their trials, and what they cost."""
+"""Searches as a caller sees them: submit, look up, list, stop, pause, resume, retry; their trials; what they cost."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,8 @@ class Tally:
     """What the stages cost that they found instead of computing them."""
     gpu_seconds: float = 0.0
     """Their seconds times the GPUs of each."""
+    avoided_by_stage: dict[str, float] = field(default_factory=dict)
+    """`avoided_seconds` by stage, the most first."""
 
 
 def screened(search: Search, places: Places) -> tuple[Search, Recipe]:
@@ -117,6 +120,8 @@ def listing(
     status: str | None = None,
     label: str | None = None,
     created_after: float | None = None,
+    fault: str | None = None,
+    code: str | None = None,
 ) -> tuple[list[tuple[Job, tables.Search]], bool]:
     """Searches, newest first, and whether there are more. `label` is `key=value`, or `key` for any value.
 
@@ -124,7 +129,15 @@ def listing(
         NotFound: `after` names no search.
     """
     found, has_more = entries.listing(
-        session, "search", limit=limit, after=after, status=status, label=label, created_after=created_after
+        session,
+        "search",
+        limit=limit,
+        after=after,
+        status=status,
+        label=label,
+        created_after=created_after,
+        fault=fault,
+        code=code,
     )
     wanted = select(tables.Search).where(tables.Search.id.in_([job.id for job in found]))
     rows = {row.id: row for row in session.scalars(wanted)}
@@ -186,6 +199,19 @@ def resume(session: Session, search_id: str) -> Job:
     return queue.resume(session, get(session, search_id)[0].id)
 
 
+def retry(session: Session, search_id: str) -> Job:
+    """Have a search go on that failed or was stopped. Its trials under way go on from their checkpoints; those that
+    failed are tried again if it failed as a whole.
+
+    Raises:
+        NotFound: there is none of this id.
+        Conflict: it has succeeded, is paused or about to stop, or a data set of it was deleted.
+    """
+    job, _ = get(session, search_id)
+    datasets.require_kept(session, job)
+    return queue.retry(session, job.id)
+
+
 def promoted(session: Session, search_id: str, number: int) -> Recipe:
     """The recipe of a trial, to be queued as a job.
 
@@ -220,7 +246,13 @@ def tally(session: Session, search_id: str) -> Tally:
     ]
     wanted = select(Trial.status, func.count(), *costs).where(Trial.search_id == search_id).group_by(Trial.status)
     rows = session.execute(wanted).all()
-    return Tally({row[0]: row[1] for row in rows}, *(float(sum(row[place] for row in rows)) for place in (2, 3, 4)))
+    counts = {row[0]: row[1] for row in rows}
+    by_stage: Counter[str] = Counter()
+    of_trials = select(Trial.finished["avoided_by_stage"]).where(Trial.search_id == search_id)
+    for avoided in session.scalars(of_trials):
+        by_stage.update(avoided or {})
+    spent, avoided, of_gpus = (float(sum(row[place] for row in rows)) for place in (2, 3, 4))
+    return Tally(counts, spent, avoided, of_gpus, dict(by_stage.most_common()))
 
 
 def _points(search: Search) -> Iterator[tuple[str, Point]]:

@@ -1,9 +1,9 @@
 """The deployment's settings: environment variables (`DRESS_*`) as one frozen value."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.database.address import address_of
@@ -13,6 +13,9 @@ from workers.contracts.places import Places
 
 Folders = Annotated[tuple[str, ...] | None, NoDecode]
 """Folders, written with colons between them."""
+
+
+_MAY_BE_EMPTY = ("stage_deadline_hours", "retention_artifact_days", "retention_row_days", "upkeep_every_hours")
 
 
 class Settings(BaseSettings):
@@ -62,6 +65,26 @@ class Settings(BaseSettings):
     """Wait before the second attempt; doubled each time."""
     retry_longest_seconds: Annotated[float, Field(ge=0)] = 60.0
     """The longest wait between attempts."""
+    stage_deadline_hours: Annotated[float, Field(gt=0)] | None = 72.0
+    """A stage that has not ended so many hours after it began is stopped; left empty, none is. A recipe's
+    `resources.stage_deadline_hours` goes first."""
+    stage_deadline_retries: Annotated[int, Field(ge=0)] = 1
+    """A job goes on so often from its last checkpoint after a stage of it was stopped for its deadline."""
+
+    retention_artifact_days: Annotated[float, Field(ge=0)] | None = None
+    """The files of jobs and searches are kept for so many days after their end; left empty, for ever."""
+    retention_row_days: Annotated[float, Field(ge=0)] | None = None
+    """Ended jobs and searches themselves, with figures and events, are kept for so many days; left empty, for ever. Not
+    fewer than `retention_artifact_days`."""
+    retention_keep_last: Annotated[int, Field(ge=0)] = 0
+    """The newest so many of each team (label `team`) are kept, whatever their age."""
+    stage_result_days: Annotated[float, Field(gt=0)] = 30.0
+    """A stage's result whose files no job has is kept for so many days after it was last found."""
+    garbage_grace_hours: Annotated[float, Field(ge=1)] = 24.0
+    """Bytes that nothing refers to are removed so long after that was noticed, and never sooner after they were stored.
+    Longer than a download may take, and than a signed URL lives."""
+    upkeep_every_hours: Annotated[float, Field(gt=0)] | None = 6.0
+    """A dispatcher applies the retention policy and removes garbage so often; left empty, only by command."""
 
     gpu_memory_gib: Annotated[float, Field(gt=0)] | None = None
     """Memory of one GPU, in GiB. Set, a job that is predicted to need more is refused when it is submitted; left empty,
@@ -84,7 +107,7 @@ class Settings(BaseSettings):
             return tuple(part for part in given.split(":") if part) or None
         return given
 
-    @field_validator("ray_address", "gpu_memory_gib", "node_memory_gib", mode="before")
+    @field_validator("ray_address", "gpu_memory_gib", "node_memory_gib", *_MAY_BE_EMPTY, mode="before")
     @classmethod
     def _empty_is_none(cls, given: Any) -> Any:
         return given or None
@@ -93,6 +116,12 @@ class Settings(BaseSettings):
     @classmethod
     def _known_database(cls, url: str) -> str:
         return address_of(url).render_as_string(hide_password=False) if url else url
+
+    @model_validator(mode="after")
+    def _files_go_first(self) -> Self:
+        if self.retention_row_days is not None and self.retention_row_days < (self.retention_artifact_days or 0.0):
+            raise ValueError("retention_row_days: set it to no fewer days than retention_artifact_days")
+        return self
 
     @field_validator("state_dir", mode="after")
     @classmethod
@@ -123,7 +152,9 @@ class Settings(BaseSettings):
     @property
     def retry_rules(self) -> RetryRules:
         """How failed attempts are followed by others."""
-        return RetryRules(self.max_attempts, self.retry_seconds, self.retry_longest_seconds)
+        return RetryRules(
+            self.max_attempts, self.retry_seconds, self.retry_longest_seconds, self.stage_deadline_retries + 1
+        )
 
     def places(self) -> Places:
         """Where recipes may point. On a single machine, roots left unset are the current folder and the state folder;

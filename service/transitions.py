@@ -12,7 +12,13 @@ from service.database.tables import Job
 from service.domain.job import LEASED, Status, sources_of
 from service.errors import Conflict
 
-_NO_LEASE: dict[str, Any] = {"lease_owner": None, "lease_token": None, "lease_expires_at": None}
+_NO_LEASE: dict[str, Any] = {
+    "lease_owner": None,
+    "lease_token": None,
+    "lease_expires_at": None,
+    "stage_deadline_seconds": None,
+    "stage_deadline_at": None,
+}
 
 
 def move(session: Session, job_id: str, to: Status, *conditions: ColumnElement[bool], **values: Any) -> bool:

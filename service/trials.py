@@ -22,8 +22,8 @@ from workers.searching import ranking
 
 logger = logging.getLogger(__name__)
 
-RUNNING, WAITING, STOPPED = "running", "waiting", "stopped"
-"""A trial is under way; is not, because its search is not; has ended early."""
+RUNNING, WAITING, STOPPED, FAILED = "running", "waiting", "stopped", "failed"
+"""A trial is under way; is not, because its search is not; has ended early; has ended with an error."""
 
 
 def folder_of(number: int) -> str:
@@ -65,19 +65,38 @@ def leave(session: Session, search_id: str, to: Status) -> None:
         session.execute(update(Trial).where(*of_search, Trial.status == RUNNING).values(status=WAITING))
 
 
+def reopen(session: Session, job: tables.Job, *, failed_too: bool) -> None:
+    """Have the trials that a search's end stopped wait for its next attempt, and perhaps those that failed. Of a job:
+    nothing."""
+    if job.kind != "search":
+        return
+    place = 0
+    for trial in session.scalars(select(Trial).where(Trial.search_id == job.id).order_by(Trial.ended_as)).all():
+        if trial.finished is None or (failed_too and trial.status == FAILED):
+            trial.status, trial.finished, trial.ended_as, trial.ended_at = WAITING, None, None, None
+        else:
+            place += 1
+            trial.ended_as = place  # without gaps: the next one to end counts on
+    session.flush()
+
+
 def how_far(session: Session, job: tables.Job) -> str | None:
-    """How many trials a search that is told to end had brought to their end, in words; None for a job."""
+    """How many trials a search that is told to end had brought to their end, in words; None for a job.
+
+    Those that it gave up are told too: they count as stopped.
+    """
     search = session.get(tables.Search, job.id) if job.kind == "search" else None
     if search is None:
         return None
-    ended = select(func.count()).where(Trial.search_id == job.id, Trial.finished.is_not(None))
-    count = session.scalar(ended) or 0
+    counted = select(func.count(), func.count(Trial.ended_as)).where(Trial.search_id == job.id)
+    begun, count = session.execute(counted).one()
     try:
         most = Search.model_validate(search.spec).trials_at_most
     except ValidationError:  # written by another version
         most = MOST_TRIALS
     of = f" of {most}" if most < MOST_TRIALS else ""  # none were asked for by number
-    return f"stopped after {count}{of} trial{'' if (most if of else count) == 1 else 's'}"
+    given_up = f", {begun - count} more given up" if begun > count else ""
+    return f"stopped after {count}{of} trial{'' if (most if of else count) == 1 else 's'}{given_up}"
 
 
 def _proposed(session: Session, search_id: str, event: TrialProposed) -> None:

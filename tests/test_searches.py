@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tests.test_recipes import values as studied
 from workers.contracts.recipe import parse_yaml
 from workers.contracts.search import Asha, Search, checked
 from workers.contracts.study import with_settings
+from workers.search_run import run_search
 
 FOLDER = Path(__file__).parents[1] / "deploy" / "searches"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -37,7 +39,7 @@ def search(name: str) -> Search:
 
 
 def test_every_search_is_listed() -> None:
-    assert {file.stem for file in FILES} == {*SWEEPS, "frontier"}
+    assert {file.stem for file in FILES} == {*SWEEPS, "frontier", "many_ratios"}
     listed = (FOLDER / "README.md").read_text("utf-8")
     for file in FILES:
         row = next(line for line in listed.splitlines() if line.startswith(f"| [{file.name}]({file.name}) |"))
@@ -110,6 +112,13 @@ def test_parameters_are_sought_where_the_ratio_varies() -> None:
     assert search("figure4").keep == "frontier"
 
 
+def test_one_regularize_run_serves_every_ratio_of_a_weight() -> None:
+    asked = search("many_ratios")
+    methods = [asked.recipe_at(asked.grid_point(place) or {}).method for place in range(asked.grid_size)]
+    assert len({json.dumps(method.for_regularize()) for method in methods}) == 6 and len(methods) == 24
+    assert asked.keep == "frontier" and len(asked.objectives) == 2
+
+
 def test_the_frontier_is_of_quality_size_and_latency() -> None:
     asked = search("frontier")
     assert [each.metric for each in asked.objectives] == [
@@ -120,3 +129,26 @@ def test_the_frontier_is_of_quality_size_and_latency() -> None:
     assert asked.algorithm == "tpe" and isinstance(asked.scheduler, Asha) and asked.keep == "frontier"
     assert {"method.ratio", "method.strength", "method.norm", "data.split"} == set(asked.space)
     assert asked.recipe_at(asked.first[0]).method.ratio == 0.25, "the paper's own choice comes first"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["table6", "frontier"])
+def test_a_search_runs_on_a_tiny_model(name: str, checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
+    """Two trials of the file as it is, but for model, texts and their amount."""
+    texts = [{"name": "text", "path": str(corpus / "valid.txt"), "label": "wikitext2"}]
+    settings = {
+        "model.source": checkpoint,
+        "resources.gpus": 0,
+        "data.name": "text",
+        "data.path": corpus / "train.txt",
+        "data.samples": 48,
+        "data.sequence_length": 32,
+        "evaluate.perplexity": json.dumps(texts),
+        "trials": 2,
+    }
+    plain = with_settings(parse_yaml(read(name)), [f"{field}={value}" for field, value in settings.items()])
+    table, failure = run_search(Search.model_validate(plain), tmp_path, tell=lambda _line: None)
+    assert failure is None and [row.status for row in table.rows] == ["succeeded", "succeeded"]
+    assert all(value is not None and value > 0 for row in table.rows for value in row.values.values())
+    assert table.work.avoided_by_stage["evaluate dense"] > 0
+    assert list((tmp_path / "figures").glob("*.svg")) and (tmp_path / "table.md").read_text("utf-8")

@@ -67,6 +67,8 @@ class Order:
     """What runs the recipe; of a search, each trial's."""
     unpolled_seconds: float = 120.0
     """Nobody asking for so long, the attempt ends itself."""
+    stage_seconds: float | None = None
+    """A stage of a search's trial may take so long; a job's stages are timed by the database."""
     rungs: tuple[float, ...] = ()
     """Of a search's trial: where in its training it is to report, see `workers.pipeline.run`."""
     search: SearchOrder | None = None

@@ -6,11 +6,13 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from workers.contracts.events import Event, Failed
+from workers.contracts.events import Event, Failed, StageStarted
 from workers.contracts.places import Places
 from workers.contracts.recipe import Recipe
+from workers.contracts.results import StageName
 from workers.contracts.store import ArtifactStore
 from workers.errors import OutOfMemory, Transient, WorkerError
+from workers.planning.needs import relief
 
 log = logging.getLogger(__name__)
 
@@ -22,25 +24,27 @@ def run(
 
     torch and transformers are imported here, not with the module: the process that holds leases never loads them.
     """
+    stage: StageName | None = None
     try:
         from workers import pipeline
 
-        yield from pipeline.run(recipe, store, workspace, places, owner, rungs)
+        for event in pipeline.run(recipe, store, workspace, places, owner, rungs):
+            if isinstance(event, StageStarted):
+                stage = event.stage
+            yield event
     except Exception as error:
-        failure = _classified(error, recipe)
+        failure = _classified(error, recipe, stage)
         if failure is not error:  # nobody foresaw it: where it came from will be wanted
             log.exception("the attempt failed")
         yield Failed(fault=failure.fault, code=failure.code, message=str(failure))
 
 
-def _classified(error: Exception, recipe: Recipe) -> WorkerError:
+def _classified(error: Exception, recipe: Recipe, stage: StageName | None) -> WorkerError:
     """Whose fault an exception is. What nobody foresaw is called transient: a retry costs little, and is capped."""
     if isinstance(error, WorkerError):
         return error
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        tokens = recipe.data.sequence_length or "as many as the model takes"
-        return OutOfMemory(
-            f"memory did not suffice ({error}); lower method.training.batch_size, recover.training.batch_size or "
-            f"data.sequence_length (now {tokens}), or ask for a larger node"
-        )
+        if stage is None:
+            return OutOfMemory(f"memory did not suffice to load the model ({error}); ask for a larger node")
+        return OutOfMemory(f"memory did not suffice for the {stage} stage ({error}); {relief(stage, recipe)}")
     return Transient(f"{type(error).__name__}: {error}")

@@ -10,7 +10,8 @@ WorkerError
 
 from typing import ClassVar, Literal
 
-FaultClass = Literal["recipe", "out_of_memory", "transient"]
+FaultClass = Literal["recipe", "out_of_memory", "transient", "deadline"]
+"""`deadline`: a stage was stopped for taking too long. No worker says so of itself."""
 
 
 class WorkerError(Exception):

@@ -18,12 +18,13 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from workers.contracts.results import StageResult, StoredFile
+from workers.contracts.store import KeptBytes, KeptResult
 from workers.durable import place as _place
 from workers.durable import sync as _sync
 from workers.durable import sync_folder as _sync_folder
@@ -67,9 +68,10 @@ class LocalStore:
             draft = self._draft()
             try:
                 sha256, size_bytes = _copy(file, draft)
-                target = self.path_of(sha256)
-                if not _is_whole(target, size_bytes):
-                    _place(draft, target)
+                # In place of what is there: that may be damaged, and its age begins anew, which `delete` heeds.
+                os.utime(draft)
+                with self._lock("blobs", fcntl.LOCK_SH):
+                    _place(draft, self.path_of(sha256))
             finally:
                 draft.unlink(missing_ok=True)
         return StoredFile(path=path, sha256=sha256, size_bytes=size_bytes)
@@ -100,8 +102,11 @@ class LocalStore:
 
     def find(self, key: str) -> StageResult | None:
         """The result of the stage with this key, if it exists and all its files are there in full size."""
+        place = self._result_file(key)
         try:
-            result = StageResult.model_validate_json((self.root / "stages" / f"{key}.json").read_bytes())
+            with suppress(OSError), self._lock("stages", fcntl.LOCK_SH):
+                os.utime(place)  # needed again: `drop_result` heeds it
+            result = StageResult.model_validate_json(place.read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
         except OSError as error:
@@ -116,11 +121,11 @@ class LocalStore:
             Transient: it could not be written.
         """
         with _transient(f"a stage's result could not be written to {self.root}"):
-            self._write(result.model_dump_json(), self.root / "stages" / f"{result.key}.json")
+            self._write(result.model_dump_json(), self._result_file(result.key))
 
     def claim(self, key: str, owner: str, ttl_seconds: float) -> bool:
         """Reserve the computation of a key, or prolong one's own claim. False while another's claim is in force."""
-        with _transient(f"a claim could not be written to {self.root}"), self._claims_lock():
+        with _transient(f"a claim could not be written to {self.root}"), self._lock("claims", fcntl.LOCK_EX):
             holder, expires_at = self._claim_of(key)
             if holder not in (None, owner) and expires_at > time.time():
                 return False
@@ -130,7 +135,7 @@ class LocalStore:
 
     def release(self, key: str, owner: str) -> None:
         """Give up one's claim, if it is still one's own."""
-        with _transient(f"a claim could not be removed from {self.root}"), self._claims_lock():
+        with _transient(f"a claim could not be removed from {self.root}"), self._lock("claims", fcntl.LOCK_EX):
             if self._claim_of(key)[0] == owner:
                 self._claim_file(key).unlink(missing_ok=True)
 
@@ -176,6 +181,52 @@ class LocalStore:
     def drop_checkpoint(self, key: str) -> None:
         """Forget the stage's checkpoints; its result is published."""
         shutil.rmtree(self._checkpoints(key), ignore_errors=True)
+
+    def holds(self, sha256: str) -> bool:
+        """See `ArtifactStore.holds`."""
+        return self.path_of(sha256).is_file()
+
+    def digests(self, older_than_seconds: float) -> Iterator[KeptBytes]:
+        """See `ArtifactStore.digests`."""
+        with _transient(f"{self.root} cannot be listed"):
+            for file in (self.root / "blobs").glob("??/*"):
+                try:
+                    found = file.stat()
+                except FileNotFoundError:
+                    continue
+                age_seconds = max(0.0, time.time() - found.st_mtime)
+                if age_seconds >= older_than_seconds:
+                    yield KeptBytes(file.name, found.st_size, age_seconds)
+
+    def delete(self, sha256: str, older_than_seconds: float) -> bool:
+        """See `ArtifactStore.delete`. Readers that have the file open keep its bytes."""
+        file = self.path_of(sha256)
+        with _transient(f"{sha256} could not be removed from {self.root}"), self._lock("blobs", fcntl.LOCK_EX):
+            if not file.exists() or _age_seconds(file) < older_than_seconds:
+                return False
+            file.unlink()
+            return True
+
+    def results(self) -> Iterator[KeptResult]:
+        """See `ArtifactStore.results`."""
+        with _transient(f"{self.root} cannot be listed"):
+            for place in (self.root / "stages").glob("*.json"):
+                try:
+                    digests = self._named_by(place)
+                    idle_seconds = max(0.0, time.time() - place.stat().st_mtime)
+                except FileNotFoundError:
+                    continue
+                if digests:
+                    yield KeptResult(place.stem, frozenset(digests), idle_seconds)
+
+    def drop_result(self, key: str, idle_seconds: float) -> bool:
+        """See `ArtifactStore.drop_result`."""
+        place = self._result_file(key)
+        with _transient(f"a result could not be removed from {self.root}"), self._lock("stages", fcntl.LOCK_EX):
+            if place.exists() and _age_seconds(place) < idle_seconds:
+                return False
+            place.unlink(missing_ok=True)
+            return True
 
     def forget(self, keys: Iterable[str]) -> None:
         """Remove these stages' results and the bytes that they alone name; a result of figures without files stays.
@@ -237,6 +288,9 @@ class LocalStore:
         folder = self._checkpoints(key)
         return sorted(path for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
 
+    def _result_file(self, key: str) -> Path:
+        return self.root / "stages" / f"{key}.json"
+
     def _claim_file(self, key: str) -> Path:
         return self.root / "claims" / f"{key}.json"
 
@@ -250,12 +304,12 @@ class LocalStore:
             return None, 0.0  # no whole claim is ever written otherwise: not ours to honour
 
     @contextmanager
-    def _claims_lock(self) -> Iterator[None]:
-        """One reader-and-writer of claims at a time; the kernel lets go when the holder dies."""
-        folder = self.root / "claims"
+    def _lock(self, name: str, kind: int) -> Iterator[None]:
+        """Those who hold a lock of this folder for themselves, or share it; the kernel lets go when a holder dies."""
+        folder = self.root / name
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / ".lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            fcntl.flock(lock, kind)
             yield
 
 

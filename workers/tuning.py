@@ -40,7 +40,8 @@ def run(order: Order, workspace: Path) -> Iterator[Event]:
     search = Search.model_validate(order.search.spec)
     search = search.model_copy(update={"concurrency": order.search.concurrency})
     told: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
-    course = Course(search, SearchRecord.model_validate(order.search.record), told.put)
+    record = SearchRecord.model_validate(order.search.record)
+    course = Course(search, record, told.put, stage_seconds=order.stage_seconds)
 
     def fit() -> None:
         try:

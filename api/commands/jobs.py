@@ -1,4 +1,4 @@
-"""`dress jobs`, `show`, `events`, `cancel`, `pause`, `resume`, `download`: what is queued, jobs and searches alike."""
+"""`dress jobs`, `show`, `events`, `cancel`, `pause`, `resume`, `retry`, `download`: of jobs and searches alike."""
 
 from __future__ import annotations
 
@@ -11,8 +11,21 @@ from rich.markup import escape
 
 from api import display, search_display
 from api.client import Client
-from api.console import INTERRUPTED, IdArgument, JsonOption, LimitOption, err, fail, out, print_json, server
+from api.console import (
+    INTERRUPTED,
+    CodeOption,
+    FaultOption,
+    IdArgument,
+    JsonOption,
+    LimitOption,
+    err,
+    fail,
+    out,
+    print_json,
+    server,
+)
 from api.job_client import Jobs
+from api.queued import PAGE
 from api.schemas import FINAL_STATUSES, Job
 from api.search_client import Searches
 from api.searches import QueuedSearch
@@ -24,12 +37,14 @@ SEARCH = "search_"
 def listing(
     status: Annotated[str | None, typer.Option(help="Only jobs in this status.")] = None,
     label: Annotated[str | None, typer.Option(metavar="KEY=VALUE", help="Only jobs with this label.")] = None,
+    fault: FaultOption = None,
+    code: CodeOption = None,
     limit: LimitOption = 50,
     as_json: JsonOption = False,
 ) -> None:
     """List jobs, newest first."""
     with server() as client:
-        found = client.jobs.list(status=status, label=label, limit=limit)
+        found = client.jobs.list(status=status, label=label, fault=fault, code=code, limit=limit)
     print_json(found) if as_json else out().print(display.jobs_table(found.data))
 
 
@@ -84,6 +99,45 @@ def resume(owner_id: IdArgument, as_json: JsonOption = False) -> None:
     """Queue a job or a search again that was paused."""
     with server() as client:
         _tell(_kind(client, owner_id).resume(owner_id), as_json)
+
+
+def retry(
+    owner_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="The id of a job or a search.")] = None,
+    dead: Annotated[
+        bool, typer.Option("--dead", help="All jobs and searches that failed, as `dress queue` shows.")
+    ] = False,
+    fault: FaultOption = None,
+    code: CodeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Queue a job or a search again that failed or was cancelled. It finds what it had finished."""
+    if dead == (owner_id is not None):
+        fail("name the job or search to retry, or --dead for all that failed", status=2)
+    if not dead and (fault or code):
+        fail("--fault and --code choose among the dead; add --dead, or leave them out", status=2)
+    with server() as client:
+        if owner_id is not None:
+            _tell(_kind(client, owner_id).retry(owner_id), as_json)
+            return
+        tried = [_kind(client, dead_id).retry(dead_id) for dead_id in _dead(client, fault, code)]
+    if as_json:
+        typer.echo(json.dumps({"object": "list", "data": [each.model_dump(mode="json") for each in tried]}))
+    else:
+        for each in tried:
+            _tell(each, as_json=False)
+        err().print(f"{len(tried)} queued again", highlight=False)
+
+
+def _dead(client: Client, fault: str | None, code: str | None) -> list[str]:
+    """The ids of all that failed, known before the first is tried again."""
+    ids: list[str] = []
+    for kind in (client.jobs, client.searches):
+        page, has_more = None, True
+        while has_more:
+            listed = kind.list(status="failed", fault=fault, code=code, after=page, limit=PAGE)
+            ids += [each.id for each in listed.data]
+            page, has_more = (ids[-1] if listed.data else page), listed.has_more
+    return ids
 
 
 def download(

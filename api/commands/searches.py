@@ -35,6 +35,7 @@ app = typer.Typer(
 )
 app.command("pause")(jobs.pause)
 app.command("resume")(jobs.resume)
+app.command("retry")(jobs.retry)
 app.command("download")(jobs.download)
 
 SearchArgument = Annotated[str, typer.Argument(metavar="ID", help="The search's id.")]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.sse import format_sse_event
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from api.dependencies import JobId, SearchId, Wired, Wiring, caller
@@ -95,10 +95,10 @@ async def _stream(wiring: Wiring, owner: Owner, owner_id: str, after: int) -> As
     spoken_at = loop.time()
     with wiring.tail.follow(owner_id) as follower:
         while not wiring.tail.closing:
-            found, is_final = await run_in_threadpool(_read, wiring, owner, owner_id, after, PAGE)
-            for event in found:
-                yield format_sse_event(data_str=event.model_dump_json(), event=event.type, id=str(event.number))
-                after, spoken_at = event.number, loop.time()
+            found, is_final = await wiring.tail.shared(owner_id, after, partial(_page, wiring, owner, owner_id, after))
+            for number, told in found:
+                yield told
+                after, spoken_at = number, loop.time()
             if len(found) == PAGE:
                 continue
             if is_final:
@@ -109,6 +109,15 @@ async def _stream(wiring: Wiring, owner: Owner, owner_id: str, after: int) -> As
                 spoken_at = loop.time()
             else:
                 await follower.wait(silence_left)
+
+
+def _page(wiring: Wiring, owner: Owner, owner_id: str, after: int) -> tuple[list[tuple[int, bytes]], bool]:
+    """As `_read`, each event as its number and as a stream tells it."""
+    found, is_final = _read(wiring, owner, owner_id, after, PAGE)
+    told = [
+        format_sse_event(data_str=event.model_dump_json(), event=event.type, id=str(event.number)) for event in found
+    ]
+    return [(event.number, each) for event, each in zip(found, told, strict=True)], is_final
 
 
 def _read(wiring: Wiring, owner: Owner, owner_id: str, after: int, limit: int) -> tuple[list[Event], bool]:

@@ -1,4 +1,4 @@
-"""Jobs over HTTP: submit, list, look at, wait for, cancel, pause and resume."""
+"""Jobs over HTTP: submit, list, look at, wait for, cancel, pause, resume and retry."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from api.answers import job_answer
 from api.conditional import strong_etag
-from api.dependencies import Caller, JobId, Wired, Wiring, caller
+from api.dependencies import Caller, CodeQuery, FaultQuery, JobId, Wired, Wiring, caller
 from api.errors import invalid_request
 from api.explain import unstorable
 from api.idempotency import ETAG, LOCATION, REPLAYED, IdempotencyKey, Made, Repeatable, body_bytes, made_once
@@ -102,6 +102,8 @@ def listing(
     status: Annotated[JobStatus | None, Query(description="Only jobs in this status.")] = None,
     label: Annotated[str | None, Query(max_length=130, description="Only jobs with this label: `name=value`.")] = None,
     created_after: Annotated[AwareDatetime | None, Query(description="Only jobs created later.")] = None,
+    fault: FaultQuery = None,
+    code: CodeQuery = None,
 ) -> JobList:
     """Jobs, newest first."""
     with wiring.database.reading() as session:
@@ -112,6 +114,8 @@ def listing(
             status=status,
             label=label,
             created_after=created_after.timestamp() if created_after else None,
+            fault=fault,
+            code=code,
         )
         return JobList(data=[job_answer(row) for row in rows], has_more=has_more)
 
@@ -132,6 +136,13 @@ def pause(wiring: Wired, job_id: JobId, response: Response) -> Job:
 def resume(wiring: Wired, job_id: JobId, response: Response) -> Job:
     """Queue a paused job again, in its old place. It goes on from its last checkpoint."""
     return _changed(wiring, response, lambda session: jobs.resume(session, job_id))
+
+
+@router.post("/{job_id}:retry", operation_id="retry_job", responses=problems(401, 404, 409, 503))
+def retry(wiring: Wired, job_id: JobId, response: Response) -> Job:
+    """Queue a job again that failed or was cancelled, in its old place. It is the same job: its attempts and events
+    count on, and the stages that it finished are found. One that waits for its next attempt begins it now."""
+    return _changed(wiring, response, lambda session: jobs.retry(session, job_id))
 
 
 def _changed(wiring: Wiring, response: Response, change: Callable[[Session], tables.Job]) -> Job:

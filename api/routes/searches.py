@@ -1,4 +1,4 @@
-"""Searches over HTTP: submit, list, look at, wait for, stop, pause and resume; their trials, which may become jobs."""
+"""Searches over HTTP: submit, list, look at, wait for, stop, pause, resume, retry; trials, which may become jobs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import AwareDatetime
 from sqlalchemy.orm import Session
 
 from api.conditional import strong_etag
-from api.dependencies import Caller, SearchId, Wired, Wiring, caller
+from api.dependencies import Caller, CodeQuery, FaultQuery, SearchId, Wired, Wiring, caller
 from api.errors import invalid_request, problem
 from api.explain import unstorable
 from api.idempotency import ETAG, LOCATION, REPLAYED, IdempotencyKey, Made, Repeatable, body_bytes, made_once
@@ -106,6 +106,8 @@ def listing(
     status: Annotated[JobStatus | None, Query(description=_STATUS)] = None,
     label: Annotated[str | None, Query(max_length=130, description=_LABEL)] = None,
     created_after: Annotated[AwareDatetime | None, Query(description="Only searches created later.")] = None,
+    fault: FaultQuery = None,
+    code: CodeQuery = None,
 ) -> SearchList:
     """Searches, newest first."""
     with wiring.database.reading() as session:
@@ -116,6 +118,8 @@ def listing(
             status=status,
             label=label,
             created_after=created_after.timestamp() if created_after else None,
+            fault=fault,
+            code=code,
         )
         return SearchList(data=[search_answer(session, job, row) for job, row in rows], has_more=has_more)
 
@@ -136,6 +140,13 @@ def pause(wiring: Wired, search_id: SearchId, response: Response) -> QueuedSearc
 def resume(wiring: Wired, search_id: SearchId, response: Response) -> QueuedSearch:
     """Queue a paused search again. Trials that were under way go on from their checkpoints."""
     return _changed(wiring, response, lambda session: searches.resume(session, search_id))
+
+
+@router.post("/{search_id}:retry", operation_id="retry_search", responses=problems(401, 404, 409, 503))
+def retry(wiring: Wired, search_id: SearchId, response: Response) -> QueuedSearch:
+    """Let a search go on that failed or was stopped. Trials that were given up go on; if it failed, those that
+    failed are tried again."""
+    return _changed(wiring, response, lambda session: searches.retry(session, search_id))
 
 
 def _changed(wiring: Wiring, response: Response, change: Callable[[Session], tables.Job]) -> QueuedSearch:

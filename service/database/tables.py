@@ -2,7 +2,18 @@
 
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, Double, ForeignKey, Index, Integer, MetaData, String, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from ulid import ULID
 
@@ -41,7 +52,6 @@ class Job(Base):
     __tablename__ = "jobs"
     # For the dispatcher's looks at the queue, several a second.
     __table_args__ = (
-        Index("ix_jobs_queue", "status", "priority", "created_at", "id"),
         Index("ix_jobs_status_lease_expires_at", "status", "lease_expires_at"),
         Index("ix_jobs_created_at_id", "created_at", "id"),
     )
@@ -58,6 +68,8 @@ class Job(Base):
     """Why the job waits, where there is more to say than the status."""
     error_code: Mapped[str | None] = mapped_column(String(64))
     error_message: Mapped[str | None] = mapped_column(Text)
+    error_fault: Mapped[str | None] = mapped_column(String(16))
+    """Whose fault it is, see `workers.errors.FaultClass`."""
     recipe: Mapped[dict[str, Any]]
     results: Mapped[dict[str, Any] | None]
     progress: Mapped[dict[str, Any] | None]
@@ -81,6 +93,18 @@ class Job(Base):
     lease_expires_at: Mapped[float | None]
     not_before: Mapped[float] = mapped_column(default=0.0)
     """Earliest start of the next attempt. Does not change the place in the queue."""
+    stage_deadline_seconds: Mapped[float | None]
+    """Each stage of the attempt under way may take so long; none: as long as it likes."""
+    stage_deadline_at: Mapped[float | None]
+    """The attempt under way is stopped then, unless another stage has begun by that time."""
+    artifacts_removed_at: Mapped[float | None]
+    """When the retention policy took the files."""
+    held_until: Mapped[float | None]
+    """Somebody downloads the files; the retention policy leaves them until then."""
+
+
+Index("ix_jobs_queue", Job.status, Job.priority.desc(), Job.created_at, Job.id)
+"""The order in which jobs start: the first is found without sorting all that wait."""
 
 
 class JobLabel(Base):
@@ -108,6 +132,7 @@ class Attempt(Base):
     """`succeeded`, `failed`, `lost`, `paused` or `cancelled`; none while it runs."""
     error_code: Mapped[str | None] = mapped_column(String(64))
     error_message: Mapped[str | None] = mapped_column(Text)
+    error_fault: Mapped[str | None] = mapped_column(String(16))
     started_at: Mapped[float] = mapped_column(default=database_now())
     ended_at: Mapped[float | None]
     last_sequence: Mapped[int] = mapped_column(default=0)
@@ -140,10 +165,32 @@ class Artifact(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     path: Mapped[str] = mapped_column(String(512), primary_key=True)
     """Such as `model/config.json`."""
-    sha256: Mapped[str] = mapped_column(String(64))
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     attempt_id: Mapped[str] = mapped_column(ForeignKey("attempts.id", ondelete="CASCADE"))
     created_at: Mapped[float] = mapped_column(default=database_now())
+
+
+class Condemned(Base):
+    """Bytes that nothing referred to. They are removed unless something does before their grace is over."""
+
+    __tablename__ = "condemned"
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    condemned_at: Mapped[float] = mapped_column(default=database_now())
+    removed_at: Mapped[float | None]
+    """Whoever refers to them from then on must see whether they were stored again."""
+
+
+class Duty(Base):
+    """Something that one process at a time does again and again."""
+
+    __tablename__ = "duties"
+
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    owner: Mapped[str | None] = mapped_column(String(128))
+    lease_expires_at: Mapped[float | None]
+    finished_at: Mapped[float | None]
 
 
 class Dataset(Base):

@@ -17,6 +17,7 @@ from service.dispatch import local_ray
 from service.dispatch.dispatcher import Dispatcher
 from service.errors import ServiceError
 from service.settings import Settings
+from service.upkeep import Keeper
 
 
 def main() -> int:
@@ -58,7 +59,7 @@ def _dispatch(settings: Settings) -> None:
         signal.signal(number, lambda *_: stop.set())
     runner = RayRunner(settings.state_dir, settings.ray_address, on_stuck=_begin_anew)
     try:
-        Dispatcher(database, runner, store, settings).run_forever(stop)
+        Dispatcher(database, runner, store, settings, Keeper(database, store, settings)).run_forever(stop)
     finally:
         runner.close()
         database.dispose()

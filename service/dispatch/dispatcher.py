@@ -12,23 +12,25 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service import backlog, queue, searches
+from service import backlog, collection, queue, searches
 from service.database import locks
 from service.database.news import Channel, Listener
 from service.database.schema import require_known
 from service.database.session import Database
 from service.database.tables import Job
+from service.dispatch.cut_short import gap, swept
 from service.dispatch.room import OTHER_VERSION, Room
 from service.dispatch.runner import News, Runner
-from service.domain.lease import WORKER_LOST, Ending, Lease
+from service.domain.lease import Ending, Lease
 from service.errors import LeaseLost
 from service.settings import Settings
+from service.upkeep import Keeper
 from workers.actor import Order, SearchOrder
 from workers.contracts.events import Failed, Succeeded
 from workers.contracts.store import ArtifactStore
@@ -40,9 +42,11 @@ _AT_ONCE = 32
 _MORE_RARELY = 4
 """Where the database tells what is new, the queue is looked at so much more rarely unasked: for what only time brings,
 such as a lease that expires."""
+_UPKEEP_ASKED_SECONDS = 60.0
+"""Time between two questions whether upkeep is due; the answer costs a statement."""
+_LETTING_GO_SECONDS = 5.0
 _CLUSTER_LOST = "the Ray cluster is gone; the job goes on from its last checkpoint on a new one"
 _NOT_FOUND = "its dispatcher and its worker are both gone"
-_EVENTS_MISSING = "its worker no longer has the events that come next; the job goes on from its last checkpoint"
 
 
 Result = TypeVar("Result")
@@ -74,7 +78,14 @@ class _RoomTaken(Exception):
 class Dispatcher:
     """Runs jobs through a runner. Several may work on one database; each holds leases of its own."""
 
-    def __init__(self, database: Database, runner: Runner, store: ArtifactStore, settings: Settings) -> None:
+    def __init__(
+        self,
+        database: Database,
+        runner: Runner,
+        store: ArtifactStore,
+        settings: Settings,
+        keeper: Keeper | None = None,
+    ) -> None:
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._database = database
         self._runner = runner
@@ -91,6 +102,9 @@ class Dispatcher:
             self._looking,
             _Duty(self._reap, settings.reap_seconds),
         ]
+        self._keeper = keeper
+        if keeper is not None:
+            self._duties.append(_Duty(keeper.begin_if_due, _UPKEEP_ASKED_SECONDS))
 
     def run_forever(self, stop: threading.Event) -> None:
         """Work until told to stop; then let the leases end at once, so that a successor adopts without waiting.
@@ -111,6 +125,8 @@ class Dispatcher:
             self._database.write(lambda session: queue.release(session, self.owner))
         except SQLAlchemyError as error:
             logger.warning("the leases could not be ended and will expire by themselves: %s", error)
+        if self._keeper is not None:
+            self._keeper.stop(_LETTING_GO_SECONDS)
         logger.info("dispatcher %s ends; what runs is left to its successor", self.owner)
 
     def tick(self) -> None:
@@ -154,8 +170,12 @@ class Dispatcher:
         reached, ending = held.last_sequence, news.ending
 
         def commit(session: Session, lease: Lease) -> tuple[int, Ending | None]:
-            reached = queue.apply(session, lease, news.events, self._rules, news.node)
-            ending = news.ending or _gap(news, reached)
+            reached = held.last_sequence
+            # First: those that are still there are then kept, whoever sweeps.
+            lost = collection.lost(session, self._store, news.events)
+            if not lost:
+                reached = queue.apply(session, lease, news.events, self._rules, news.node)
+            ending = news.ending or (swept(lost) if lost else gap(news, reached))
             if ending is not None:
                 queue.give_up(session, lease, self._rules, ending)
             return reached, ending
@@ -195,9 +215,12 @@ class Dispatcher:
         """Stop what is cancelled or paused, adopt what lost its dispatcher, start what waits and fits."""
         with self._database.reading() as session:
             stopping = backlog.stopping(session, self.owner)
+            overdue = backlog.overdue(session, self.owner)
             expired = backlog.expired(session, _AT_ONCE)
         for held in [held for held in self._held.values() if held.lease.job_id in stopping]:
             self._stop(held)
+        for held in [held for held in self._held.values() if held.lease.job_id in overdue]:
+            self._end_overdue(held)
         for job_id, attempt_id in expired:
             self._adopt(job_id, attempt_id)
         self._start_fitting()
@@ -207,6 +230,12 @@ class Dispatcher:
         self._runner.stop(held.lease.attempt_id)
         self._write(held, queue.finish_stopping)
         self._held.pop(held.lease.attempt_id, None)
+
+    def _end_overdue(self, held: _Held) -> None:
+        """End an attempt of which a stage takes too long, and free what it holds."""
+        if self._write(held, partial(queue.overrun, rules=self._rules)):
+            logger.warning("job %s attempt %s: a stage is past its deadline", held.lease.job_id, held.lease.attempt_id)
+            self._drop(held)
 
     def _adopt(self, job_id: str, attempt_id: str) -> None:
         """Go on with an attempt whose lease expired; if its worker is gone too, have the job tried again."""
@@ -231,7 +260,7 @@ class Dispatcher:
     def _start_fitting(self) -> None:
         """Start jobs in their order, past those that can never run here, until there is no room left."""
         with self._database.reading() as session:
-            page, specs = _page(session)
+            page, specs = backlog.page(session, _AT_ONCE)
             leased = backlog.leased(session) if page else {}
         if not page:
             return
@@ -249,7 +278,7 @@ class Dispatcher:
             if room.is_full:
                 return
             with self._database.reading() as session:
-                page, specs = _page(session, after=page[-1])
+                page, specs = backlog.page(session, _AT_ONCE, page[-1])
 
     def _start(self, job: Job, slots: int, known: set[str]) -> bool:
         """Begin an attempt, unless somebody was faster. False: another dispatcher has leased a job that is not among
@@ -259,7 +288,13 @@ class Dispatcher:
             locks.hold(session, "start")  # one after the other, lest two fill the same room
             if not backlog.leased(session).keys() <= known:
                 raise _RoomTaken
-            lease = queue.lease(session, job.id, owner=self.owner, seconds=self._settings.lease_seconds)
+            lease = queue.lease(
+                session,
+                job.id,
+                owner=self.owner,
+                seconds=self._settings.lease_seconds,
+                stage_seconds=self._stage_seconds(job),
+            )
             # Within the transaction: what an attempt is told must be all that those before it left.
             return None if lease is None else (lease, self._order(session, job, lease, slots))
 
@@ -307,8 +342,14 @@ class Dispatcher:
             store=self._store,
             pipeline=self._settings.pipeline,
             unpolled_seconds=self._settings.unpolled_seconds,
+            stage_seconds=self._stage_seconds(job),
             search=search,
         )
+
+    def _stage_seconds(self, job: Job) -> float | None:
+        """What a stage of this job may take: as its recipe says, or else the deployment."""
+        hours = backlog.resources(job.recipe).stage_deadline_hours or self._settings.stage_deadline_hours
+        return None if hours is None else hours * 3600.0
 
     def _reap(self) -> None:
         """End workers whose attempt has ended in the database: nobody will ask them again."""
@@ -355,16 +396,3 @@ class Dispatcher:
             logger.warning("%s; letting go", lost)
             self._held.pop(held.lease.attempt_id, None)
             return None
-
-
-def _gap(news: News, committed: int) -> Ending | None:
-    """The end of an attempt whose next events are gone for good; asking again would never bring them."""
-    if not news.events or news.events[0].sequence <= committed + 1:
-        return None
-    return Ending("transient", WORKER_LOST, _EVENTS_MISSING)
-
-
-def _page(session: Session, after: Job | None = None) -> tuple[list[Job], dict[str, dict[str, Any]]]:
-    """The next waiting jobs, and what is asked of those that are searches, by id."""
-    jobs = backlog.waiting(session, _AT_ONCE, after)
-    return jobs, backlog.specs(session, jobs)

@@ -40,10 +40,7 @@ _NAMESPACE = "dress"
 _LONG_POLL_SECONDS = 20.0
 _THREADS = 8  # a dead dispatcher's question keeps one busy until its time is over
 _STUCK_SECONDS = 5
-_OUT_OF_MEMORY = (
-    "its worker was killed because the node ran out of memory; use a smaller training.batch_size, a shorter "
-    "data.sequence_length, a preset without distillation, or a node with more memory"
-)
+_OUT_OF_MEMORY = "its worker was killed because the node ran out of memory"
 
 _OF_SEARCHES = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # signals reach the main thread only, and Tune runs in another

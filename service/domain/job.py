@@ -30,14 +30,18 @@ LEGAL: dict[Status, frozenset[Status]] = {
     Status.PAUSED: frozenset({Status.QUEUED, Status.CANCELLED}),
     # Whatever the attempt still reports, a job that was told "cancelling" ends cancelled.
     Status.CANCELLING: frozenset({Status.CANCELLED}),
-    Status.CANCELLED: frozenset(),
+    # Ended, until somebody asks for another try.
+    Status.CANCELLED: frozenset({Status.QUEUED}),
+    Status.FAILED: frozenset({Status.QUEUED}),
     Status.SUCCEEDED: frozenset(),
-    Status.FAILED: frozenset(),
 }
 """From each status, those that may follow."""
 
-FINAL: frozenset[Status] = frozenset(status for status, following in LEGAL.items() if not following)
-"""A job in one of these changes no more."""
+FINAL: frozenset[Status] = frozenset({Status.CANCELLED, Status.SUCCEEDED, Status.FAILED})
+"""A job in one of these has ended. Nothing but a caller who asks for another try takes it out of them."""
+
+RETRIABLE: frozenset[Status] = frozenset(status for status in FINAL if LEGAL[status])
+"""Ended, but not as it was meant to."""
 
 LEASED: frozenset[Status] = frozenset({Status.RUNNING, Status.PAUSING, Status.CANCELLING})
 """A job in one of these has an attempt under way, hence a lease."""

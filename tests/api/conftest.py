@@ -117,7 +117,7 @@ class Deployment:
             finished(1, 7.5, 750, files=files),
             TrialReported(trial=2, rung=0, value=3.5, decision="stop"),
             TrialFinished(trial=2, status="stopped", seconds=2.0, message="not among the best"),
-            finished(3, 9.0, 500, avoided_seconds=12.0),
+            finished(3, 9.0, 500, avoided_seconds=12.0, avoided_by_stage={"evaluate dense": 12.0}),
             TrialFinished(trial=4, status="failed", seconds=1.0, code="diverged", message="the loss is gone"),
         ]
 

@@ -190,7 +190,7 @@ def test_version_and_help() -> None:
     assert _dress("--version").stdout.startswith("dress ")
     told = _dress("--help").stdout
     commands = ("up", "api", "dispatch", "migrate", "submit", "jobs", "show", "events", "cancel", "pause", "resume",
-                "download", "run", "search")  # fmt: skip
+                "retry", "queue", "download", "run", "search")  # fmt: skip
     for command in commands:
         assert command in told
     assert "logs" in _dress("up", "--help").stdout

@@ -126,7 +126,7 @@ def test_list_and_show_for_people(search: Path, search_id: str) -> None:
     shown = dress("search", "show", search_id)
     for words in ("succeeded", "trials: 4 of 4 ended (2 succeeded, 1 failed, 1 stopped)",
                   "best: trial 1, perplexity.wikitext2 7.5, parameters 750", "frontier: trials 1 (7.5, 750), 3 (9",
-                  "work: 23.0 s spent, 12.0 s avoided (34%)"):  # fmt: skip
+                  "work: 23.0 s spent, 12.0 s avoided (34%)", "avoided: evaluate dense 12.0 s"):  # fmt: skip
         assert words in shown.stdout, (words, shown.stdout)
     assert dress("show", search_id).stdout == shown.stdout
     assert dress("search", "show", "search_0").exit_code == 1
@@ -198,11 +198,19 @@ def test_events_and_files_of_a_search(search: Path, search_id: str, tmp_path: Pa
     assert dress("cancel", other).stdout == f"{other} cancelled\n"
 
 
+def test_a_search_is_planned_trial_by_trial(search: Path) -> None:
+    planned = dress("plan", search, "--json")
+    told = json.loads(planned.stdout)
+    assert told["object"] == "study_plan" and len(told["rows"]) == 3, "each value once"
+    assert {row["plan"]["recipe"]["method"]["ratio"] for row in told["rows"]} == {0.25, 0.5}
+    for words in ("ratio 0.25, strength 1e-5", "shared with an earlier row", "is not known before"):
+        assert words in dress("plan", search).stdout, words
+    assert dress("search", "list", "--json").stdout.count("search_") == 0, "nothing was queued"
+
+
 def test_files_of_the_wrong_kind_are_told_where_to_go(search: Path, deployment: Deployment, tmp_path: Path) -> None:
     refused = dress("submit", search)
     assert refused.exit_code == 1 and f"dress search submit {search}" in refused.stderr
-    planned = dress("plan", search)
-    assert planned.exit_code == 1 and "plan its base" in planned.stderr
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(deployment.recipe()), "utf-8")
     refused = dress("search", "submit", recipe)

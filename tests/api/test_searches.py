@@ -39,7 +39,7 @@ def test_submit_answers_with_the_whole_search(http: TestClient, deployment: Depl
     assert (search["best"], search["frontier"], search["trials_at_most"], search["eta_seconds"]) == (None, [], 4, None)
     assert search["tally"] == dict.fromkeys(("running", "waiting", "succeeded", "failed", "stopped"), 0)
     work = {"spent_seconds": 0.0, "avoided_seconds": 0.0, "avoided_fraction": None, "gpu_seconds": 0.0}
-    assert search["work"] == work
+    assert search["work"] == {**work, "avoided_by_stage": {}}
     seen = http.get(answer.headers["Location"])
     assert seen.json() == search and seen.headers["ETag"] == answer.headers["ETag"]
     assert http.get("/v1/jobs").json()["data"] == [], "a search is no job"
@@ -114,6 +114,7 @@ def test_what_a_search_has_found(http: TestClient, search_id: str, deployment: D
     work = search["work"]
     assert (work["spent_seconds"], work["avoided_seconds"], work["gpu_seconds"]) == (23.0, 12.0, 10.0)
     assert work["avoided_fraction"] == pytest.approx(12 / 35)
+    assert work["avoided_by_stage"] == {"evaluate dense": 12.0}
     assert search["eta_seconds"] == 0.0, "none is left"
 
 
@@ -184,7 +185,7 @@ def test_what_a_trial_tells(http: TestClient, deployment: Deployment) -> None:
     [report] = second["reports"]
     assert report == {"rung": 0, "fraction": pytest.approx(1 / 9), "value": 3.5, "decision": "stop"}
     assert (second["reason"], second["error"], second["values"]) == ("not among the best", None, {})
-    assert third["avoided_seconds"] == 12.0
+    assert (third["avoided_seconds"], third["avoided_by_stage"]) == (12.0, {"evaluate dense": 12.0})
     assert fourth["error"] == {"code": "diverged", "message": "the loss is gone"}
     assert fourth["reason"] is None and fourth["ended_at"] >= fourth["created_at"]
 

@@ -67,20 +67,21 @@ class Verdict:
 class Deployment:
     """A state folder, a dispatcher process, and the local Ray that it starts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, pipeline: str = "tests.faults.slow_pipeline:run", **environment: str) -> None:
         self.settings = Settings(state_dir=folder / "state")
         self.log = folder / "trials.jsonl"
         self.log.touch()
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("DRESS_", "RAY_"))},
             "DRESS_STATE_DIR": str(self.settings.state_dir),
-            "DRESS_PIPELINE": "tests.faults.slow_pipeline:run",
+            "DRESS_PIPELINE": pipeline,
             "DRESS_LEASE_SECONDS": "2",
             "DRESS_HEARTBEAT_SECONDS": "0.5",
             "DRESS_RETRY_SECONDS": "0.1",
             "DRESS_MAX_ATTEMPTS": "1000",  # the campaign may kill without end what has not got further
             "PYTHONPATH": str(Path(__file__).parents[2]),
             LOG: str(self.log),
+            **environment,
         }
         self.settings.state_dir.mkdir(parents=True)
         self.database = Database(self.settings.database_url)

@@ -25,16 +25,17 @@ def run(
     recipe: Recipe, store: ArtifactStore, workspace: Path, places: Places, owner: str, rungs: Sequence[float] = ()
 ) -> Iterator[Event]:
     """`owner` is SEARCH:TRIAL."""
-    _write(owner, "begun")
+    write(owner, "begun")
     pause = threading.Event()
     for event in paced_pipeline.run(recipe, store, workspace, places, owner, rungs):
         if isinstance(event, Progress):
             pause.wait(STEP_SECONDS)
         yield event
-    _write(owner, "ended")
+    write(owner, "ended")
 
 
-def _write(owner: str, what: str) -> None:
+def write(owner: str, what: str) -> None:
+    """A line of the log: which trial, what, when (seconds since the epoch), in which process."""
     line = json.dumps({"trial": owner, "what": what, "at": time.time(), "pid": os.getpid()})
     with Path(os.environ[LOG]).open("a", encoding="utf-8") as log:
         log.write(line + "\n")

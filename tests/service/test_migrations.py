@@ -51,10 +51,16 @@ ROWS = {
         "INSERT INTO searches (id, spec, frontier) VALUES ('search_1', '{}', '[]')",
         "INSERT INTO trials (search_id, number, status, point, reports, created_at) "
         "VALUES ('search_1', 1, 'running', '{}', '[]', 1)",
+        "UPDATE jobs SET status = 'failed', error_code = 'worker_lost' WHERE id = 'job_1'",
     ],
 }
 """Rows of what each step brings."""
-BROUGHT = {"0002": ["datasets", "job_datasets"], "0003": ["searches", "trials"], "0005": ["accepted_revisions"]}
+BROUGHT = {
+    "0002": ["datasets", "job_datasets"],
+    "0003": ["searches", "trials"],
+    "0004": ["condemned", "duties"],
+    "0005": ["accepted_revisions"],
+}
 
 
 @pytest.fixture
@@ -110,7 +116,9 @@ def test_each_step_goes_up_and_down_under_rows(empty: Database) -> None:
     require_known(empty)
     assert run(empty, "SELECT kind, slots FROM jobs ORDER BY id") == [("job", 1), ("search", 2)]
     with empty.reading() as session:
-        assert session.get_one(Job, "job_1").recipe == {"a": [1.5, None]}
+        job = session.get_one(Job, "job_1")
+        assert job.recipe == {"a": [1.5, None]}
+        assert job.error_fault == "transient", "what is known of older failures is told"
     with pytest.raises(IntegrityError):
         run(empty, "DELETE FROM datasets")
     for revision, below in zip(revisions()[:0:-1], revisions()[-2::-1], strict=True):

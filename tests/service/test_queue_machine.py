@@ -30,10 +30,15 @@ from workers.contracts.search import Search
 from workers.contracts.trials import TrialProgressed, TrialProposed, TrialReported
 
 RULES = RetryRules(max_attempts=3, first_wait_seconds=0.0, longest_wait_seconds=0.0)
-STEPS = 500
-REACHED = {"pause": ("pausing", "paused"), "resume": ("queued", "running"), "cancel": ("cancelling", "cancelled")}
+STEPS = 700
+REACHED = {
+    "pause": ("pausing", "paused"),
+    "resume": ("queued", "running"),
+    "cancel": ("cancelling", "cancelled"),
+    "retry": ("queued", "running"),
+}
 LAST_WORDS: list[Event] = [
-    Succeeded(results=Results()),
+    *[Succeeded(results=Results())] * 2,
     Failed(fault="recipe", code="invalid_recipe", message="x"),
     *[Failed(fault="transient", code="transient", message="x")] * 3,
 ]
@@ -74,8 +79,13 @@ class Walk:
     def step(self) -> None:
         """One command about one of the two."""
         kind = self.draw.choice(["job", "search"])
-        if self.known[self.ids[kind]].status in FINAL and self.draw.random() < 0.5:
-            self.ids[kind] = self._new(kind)
+        if self.known[self.ids[kind]].status in FINAL:
+            chance = self.draw.random()
+            if chance < 0.4:
+                self.ids[kind] = self._new(kind)
+            elif chance < 0.6:
+                self.wish(kind, "retry")
+                return
         act = self.draw.choice([self.take, self.wish, self.wish, self.report, self.report, self.end, self.hold])
         act(kind)
 
@@ -89,22 +99,20 @@ class Walk:
         if how != "expire":
             self._take(queue.lease if how == "lease" else queue.adopt, kind)
 
-    def wish(self, kind: str) -> None:
+    def wish(self, kind: str, verb: str | None = None) -> None:
         """A caller wants something."""
-        verb = self.draw.choice(["pause"] * 3 + ["resume"] * 4 + ["cancel"])
+        verb = verb or self.draw.choice(["pause"] * 3 + ["resume"] * 4 + ["cancel", "retry"])
         with self.database.writing() as session:
             before = session.get_one(Job, self.ids[kind]).status
             try:
                 after = getattr(queue, verb)(session, self.ids[kind]).status
             except Conflict:
-                assert before in ("cancelling", "cancelled", "succeeded", "failed")
+                refused = ("pausing", "paused") if verb == "retry" else ("cancelled", "failed")
+                assert before in ("cancelling", "succeeded", *refused)
                 return
-        reached = {
-            "pause": ("pausing", "paused"),
-            "resume": ("queued", "running"),
-            "cancel": ("cancelling", "cancelled"),
-        }
-        assert after in reached[verb]
+        assert after in REACHED[verb]
+        if verb == "retry" and before in FINAL:
+            self.ended = {which: was for which, was in self.ended.items() if which[0] != self.ids[kind]}
 
     def report(self, kind: str) -> None:
         """An attempt tells something, perhaps from its last committed event on."""
@@ -181,7 +189,9 @@ class Walk:
     def _status_is_legal(self, job: Job) -> None:
         before = self.known.get(job.id, job)
         assert job.status == before.status or job.status in LEGAL[Status(before.status)]
-        assert before.status not in FINAL or job.version == before.version, "what is final stays"
+        assert before.status not in FINAL or job.version == before.version or job.status == "queued", (
+            "what is final stays"
+        )
         assert job.version > before.version or job.status == before.status
         assert (job.lease_token is not None) == (job.status in LEASED) == (job.lease_owner is not None)
         assert (job.finished_at is not None) == (job.status in FINAL)
@@ -226,5 +236,13 @@ def test_what_must_always_hold(database: Database, recipe: Recipe, search: Searc
 def _is_no_idle_walk(walk: Walk) -> None:
     with walk.database.reading() as session:
         told = Counter(session.scalars(select(EventRow.type)))
-    wanted = ("job_paused", "job_resumed", "job_requeued", "job_succeeded", "job_cancelled", "trial_finished")
+    wanted = (
+        "job_paused",
+        "job_resumed",
+        "job_requeued",
+        "job_retried",
+        "job_succeeded",
+        "job_cancelled",
+        "trial_finished",
+    )
     assert not (never := [type for type in wanted if not told[type]]), never

@@ -180,7 +180,7 @@ def test_no_trial_outlives_its_search(database: Database, search: Search, last: 
     assert (first.status, second.status, second.finished) == ("succeeded", "stopped", None)
     assert second.ended_at is not None and second.ended_as is None
     job = read(database, search_id)
-    assert job.reason == (None if last else "stopped after 1 of 3 trials")
+    assert job.reason == (None if last else "stopped after 1 of 3 trials, 1 more given up")
     assert row_of(database, search_id).best == 1
 
 
@@ -286,6 +286,7 @@ def test_a_tally_counts_and_adds_up(database: Database, search: Search) -> None:
         tally = searches.tally(session, search_id)
     assert tally.counts == {"succeeded": 1, "failed": 1, "running": 2}
     assert (tally.spent_seconds, tally.avoided_seconds, tally.gpu_seconds) == (13.0, 3.0, 6.0)
+    assert list(tally.avoided_by_stage.items()) == [("evaluate dense", 2.0), ("basis", 1.0)]
 
 
 def test_a_trial_that_gets_further_begins_a_new_count_of_tries(database: Database, search: Search) -> None:

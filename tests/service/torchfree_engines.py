@@ -73,6 +73,7 @@ def finished(number: int, parameters: int, files: list[StoredFile] | None = None
         seconds=2.0,
         gpu_seconds=1.0,
         avoided_seconds=3.0,
+        avoided_by_stage={"basis": 1.0, "evaluate dense": 2.0},
     )
 
 

@@ -59,8 +59,9 @@ class DressSettings(Contract):
     """`anneal` shrinks the removed groups to exactly zero by a schedule; `proximal` does so by decoupled soft
     thresholds that grow; `penalty` adds λ·‖·‖ to the loss (Eq. 1); `elastic` trains every width of `elastic_ratios` at
     once, so that one run serves them all; `none` trains nothing and cuts at once."""
-    regularized: Literal["removed", "all"] = "removed"
-    """What `penalty` acts on: the channels that will go, or every parameter (the paper's ablation FPR)."""
+    regularized: Literal["removed", "ordered", "all"] = "removed"
+    """What `penalty` acts on: the channels that will go; every channel that one of `elastic_ratios` takes, the more
+    the more of them take it, so that one run serves them all (an ordered λ); or every parameter (the paper's FPR)."""
     norm: Literal["l1", "l2"] = "l2"
     """The norm of the penalty: `l1` sums absolute values, `l2` lengths of columns (Eqs. 2-4). Used by `penalty`."""
     strength: Annotated[float, Field(ge=0, le=1000)] = 1e-3
@@ -71,7 +72,7 @@ class DressSettings(Contract):
     elastic_ratios: Annotated[
         tuple[Annotated[float, Field(gt=0, le=MOST_RATIO)], ...], Field(min_length=1, strict=False)
     ] = (0.1, 0.2, 0.3, 0.4, 0.5)
-    """The ratios that `elastic` trains for; `ratio` must be one of them."""
+    """The ratios that one run of `elastic`, or of an ordered penalty, serves; `ratio` must be one of them."""
     exact_norms: bool = True
     """Rescale each norm at the cut, so that removing zeroed channels changes no logit. The paper leaves it open."""
     export: Literal["auto", "native"] = "auto"
@@ -102,11 +103,22 @@ class DressSettings(Contract):
 
     @model_validator(mode="after")
     def _consistent(self) -> DressSettings:
-        if self.solver == "elastic" and self.ratio not in self.elastic_ratios:
+        if self.ratio not in self.ratios_served:
             raise ValueError(f"ratio: {self.ratio} is none of elastic_ratios {list(self.elastic_ratios)}")
-        if self.solver == "elastic" and self.export == "native":
-            raise ValueError("export: `native` prunes heads to one ratio and does not go with solver `elastic`")
+        if self.serves_many and self.export == "native":
+            named = "solver `elastic`" if self.solver == "elastic" else "regularized `ordered`"
+            raise ValueError(f"export: `native` prunes heads to one ratio and does not go with {named}")
         return self
+
+    @property
+    def serves_many(self) -> bool:
+        """Whether one regularize run serves every one of `elastic_ratios`."""
+        return self.solver == "elastic" or (self.solver == "penalty" and self.regularized == "ordered")
+
+    @property
+    def ratios_served(self) -> tuple[float, ...]:
+        """The ratios at which the regularized model may be cut."""
+        return self.elastic_ratios if self.serves_many else (self.ratio,)
 
     @property
     def trains(self) -> bool:
@@ -114,11 +126,11 @@ class DressSettings(Contract):
         return self.solver != "none"
 
     def for_regularize(self) -> dict[str, Any]:
-        """What decides the regularize stage's result, for its key: an elastic run serves every ratio, and what only
-        another solver heeds decides nothing."""
+        """What decides the regularize stage's result, for its key: a run that serves many ratios heeds none of its
+        own, and what only another solver heeds decides nothing."""
         unheeded = {field for field, solvers in _HEEDED_BY.items() if self.solver not in solvers}
-        unused = {"preset", "exact_norms", *({"ratio"} if self.solver == "elastic" else ()), *unheeded}
-        return self.model_dump(mode="json", exclude=unused)
+        unheeded.add("ratio" if self.serves_many else "elastic_ratios")
+        return self.model_dump(mode="json", exclude={"preset", "exact_norms", *unheeded})
 
     @property
     def has_teacher(self) -> bool:
@@ -147,7 +159,7 @@ class DressSettings(Contract):
         if not self.refines:
             return self.model_dump(mode="json", include=names)
         names |= {"refinement", "refinement_rate", "round_to"}
-        names |= {"elastic_ratios"} if self.solver == "elastic" else {"ratio"}
+        names.add("elastic_ratios" if self.serves_many else "ratio")
         return {**self.model_dump(mode="json", include=names), "batch_size": self.training.batch_size}
 
     def for_prune(self) -> dict[str, Any]:

@@ -197,6 +197,11 @@ class Resources(Contract):
     """A checkpoint is also taken when the last is so many minutes old; `null` goes by steps alone. Does not change any
     result."""
 
+    stage_deadline_hours: Annotated[float, Field(gt=0, le=8760)] | None = None
+    """A stage that has not ended so many hours after it began is stopped and frees what it occupied; it is tried once
+    more, from its last checkpoint. `null` takes the deployment's; without a service nothing is stopped. Does not change
+    any result."""
+
     @field_validator("gpus")
     @classmethod
     def _one_gpu_at_most(cls, gpus: int) -> int:

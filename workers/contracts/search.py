@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
@@ -89,8 +91,9 @@ class Search(Contract):
     constraints: Annotated[list[Constraint], Field(max_length=8)] = []
     """What a trial must keep to be the best: `parameters <= 0.75 dense`, `latency.prompt <= 0.8 dense`."""
     algorithm: Literal["grid", "random", "tpe", "nsga2"] = "tpe"
-    """How values are chosen. `grid` walks through all combinations; `random` draws; `tpe` learns from what was found
-    (Optuna's, for one objective or several); `nsga2` breeds (Optuna's NSGA-II, meant for several)."""
+    """How values are chosen. `grid` walks through all combinations, under a scheduler in an order drawn from the seed;
+    `random` draws; `tpe` learns from what was found (Optuna's, for one objective or several); `nsga2` breeds (Optuna's
+    NSGA-II, meant for several)."""
     scheduler: Annotated[Asha | Median, Field(discriminator="kind")] | None = None
     """Which trials end early, judged by the loss on held-out text with the chosen channels masked (`cut_loss`), and
     compared only with trials of the same ratio, model and text: `asha`, `median`, or settings of one; `none` ends
@@ -155,6 +158,19 @@ class Search(Contract):
         """Combinations of a finite space."""
         return math.prod(len(dimension.values or ()) for dimension in self.space.values())
 
+    def grid_point(self, place: int) -> Point | None:
+        """A combination of a finite space, from 0; the first field changes slowest. None behind the last.
+
+        Under a scheduler the order is drawn from the seed: it judges a trial by those before it, and would let most
+        of a grid through that goes from bad to good.
+        """
+        if place >= min(self.grid_size, MOST_TRIALS):
+            return None
+        if self.scheduler is not None:
+            place = _drawn_order(self.seed, self.grid_size)[place]
+        every = itertools.product(*(dimension.values or () for dimension in self.space.values()))
+        return dict(zip(self.space, next(itertools.islice(every, place, None)), strict=True))
+
     @property
     def trials_at_most(self) -> int:
         """Trials that are begun, if the budget allows."""
@@ -210,6 +226,12 @@ class Search(Contract):
 def is_search(plain: object) -> bool:
     """Whether a YAML document is a search; else it is meant as a study or a recipe."""
     return isinstance(plain, dict) and "space" in plain
+
+
+@cache
+def _drawn_order(seed: int, size: int) -> list[int]:
+    """Places of a grid in random order, as many as a search may try."""
+    return random.Random(seed).sample(range(size), min(size, MOST_TRIALS))
 
 
 def checked(search: Search) -> Recipe:

@@ -1,10 +1,30 @@
 """What the pipeline needs of an artifact store; the service hands one over, scoped to what the team may see."""
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from workers.contracts.results import StageResult, StoredFile
+
+
+class KeptBytes(NamedTuple):
+    """Bytes in the store, and for how long."""
+
+    sha256: str
+    size_bytes: int
+    age_seconds: float
+    """Since they were last put, whether or not they were there already."""
+
+
+class KeptResult(NamedTuple):
+    """A stage's result in the store, and how long nobody has needed it."""
+
+    key: str
+    digests: frozenset[str]
+    """Of the files that it names."""
+    idle_seconds: float
+    """Since it was last published or found."""
 
 
 class Draft(Protocol):
@@ -101,7 +121,7 @@ class ArtifactStore(KeepsUploads, Protocol):
         ...
 
     def find(self, key: str) -> StageResult | None:
-        """The result of the stage with this key, if it exists and all its files are there."""
+        """The result of the stage with this key, if it exists and all its files are there. It is needed again, then."""
         ...
 
     def publish(self, result: StageResult) -> None:
@@ -126,4 +146,50 @@ class ArtifactStore(KeepsUploads, Protocol):
 
     def drop_checkpoint(self, key: str) -> None:
         """Forget the stage's checkpoints; its result is published."""
+        ...
+
+    def holds(self, sha256: str) -> bool:
+        """Whether there are bytes with this digest.
+
+        Raises:
+            Transient: the store cannot be read.
+        """
+        ...
+
+    def digests(self, older_than_seconds: float) -> Iterator[KeptBytes]:
+        """The bytes that were last put so long ago or earlier, for whoever removes what nothing refers to.
+
+        Raises:
+            Transient: the store cannot be read.
+        """
+        ...
+
+    def delete(self, sha256: str, older_than_seconds: float) -> bool:
+        """Remove bytes unless they were put again within this time; whether they were removed.
+
+        A `put` of the same bytes comes before, and then they stay, or after, and then they are there again.
+
+        Raises:
+            Transient: they could not be removed.
+        """
+        ...
+
+    def results(self) -> Iterator[KeptResult]:
+        """Every stage result that names files.
+
+        Raises:
+            Transient: the store cannot be read.
+        """
+        ...
+
+    def drop_result(self, key: str, idle_seconds: float) -> bool:
+        """Forget a result unless it was found or published within this time; whether it is gone.
+
+        Raises:
+            Transient: it could not be removed.
+        """
+        ...
+
+    def sweep(self) -> None:
+        """Remove what killed processes left, and checkpoints that nobody will go on from."""
         ...

@@ -79,6 +79,8 @@ class TrialFinished(Contract):
     """`seconds` times its GPUs."""
     avoided_seconds: float = 0.0
     """What the stages cost that it found instead of computing them."""
+    avoided_by_stage: dict[str, float] = {}
+    """The same by stage, such as `regularize` or `evaluate dense`."""
     code: str | None = None
     """Stable name of the error, of a failed one."""
     message: str | None = None

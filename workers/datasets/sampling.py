@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
+
 import torch
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -10,9 +13,24 @@ from workers.errors import RecipeError
 
 _DOCUMENTS_A_BATCH = 1000
 
+_CORPORA_KEPT = 2
+"""So many corpora's tokens stay in memory: a search's trials differ in much, but seldom in their text."""
+
+_kept: OrderedDict[tuple[str, str], torch.Tensor] = OrderedDict()
+"""int32 [tokens], by the text's digest and the tokenizer's."""
+
+_lock = threading.Lock()
+
 
 def draw(
-    documents: Documents, tokenizer: Tokenizer, samples: int, sequence_length: int, seed: int, spare: int = 0
+    documents: Documents,
+    tokenizer: Tokenizer,
+    samples: int,
+    sequence_length: int,
+    seed: int,
+    spare: int = 0,
+    *,
+    known_as: str | None = None,
 ) -> torch.Tensor:
     """A seeded choice, in random order, among the disjoint windows that the corpus is cut into.
 
@@ -21,13 +39,14 @@ def draw(
 
     Args:
         spare: so many windows more, as far as there are any; the first `samples` are the same with and without.
+        known_as: what tells this tokenizer from every other; with it the corpus is tokenized once a process.
     Returns:
         Token ids, int64 [samples to samples + spare, sequence_length].
 
     Raises:
         RecipeError: the corpus gives fewer windows than `samples`.
     """
-    tokens = _tokens(documents, tokenizer)
+    tokens = _tokens_of(documents, tokenizer, known_as)
     windows = len(tokens) // sequence_length
     if windows < samples:
         raise RecipeError(
@@ -36,11 +55,18 @@ def draw(
             "lower data.samples or data.sequence_length, set data.sampling to overlapping, or choose a larger corpus",
         )
     order = torch.randperm(windows, generator=torch.Generator().manual_seed(seed))
-    return tokens[: windows * sequence_length].view(windows, sequence_length)[order[: samples + spare]]
+    return tokens[: windows * sequence_length].view(windows, sequence_length)[order[: samples + spare]].long()
 
 
 def draw_overlapping(
-    documents: Documents, tokenizer: Tokenizer, samples: int, sequence_length: int, seed: int, spare: int = 0
+    documents: Documents,
+    tokenizer: Tokenizer,
+    samples: int,
+    sequence_length: int,
+    seed: int,
+    spare: int = 0,
+    *,
+    known_as: str | None = None,
 ) -> torch.Tensor:
     """As `draw`, but each sequence begins at a token of its own, chosen at random; two may share tokens.
 
@@ -50,7 +76,7 @@ def draw_overlapping(
     Raises:
         RecipeError: the corpus has fewer places to begin than `samples`.
     """
-    tokens = _tokens(documents, tokenizer)
+    tokens = _tokens_of(documents, tokenizer, known_as)
     starts = max(0, len(tokens) - sequence_length + 1)
     if starts < samples:
         raise RecipeError(
@@ -59,11 +85,25 @@ def draw_overlapping(
             f"{sequence_length} tokens begin; lower data.samples or data.sequence_length, or choose a larger corpus",
         )
     order = torch.randperm(starts, generator=torch.Generator().manual_seed(seed))
-    return torch.stack([tokens[start : start + sequence_length] for start in order[: samples + spare].tolist()])
+    return torch.stack([tokens[start : start + sequence_length] for start in order[: samples + spare].tolist()]).long()
+
+
+def _tokens_of(documents: Documents, tokenizer: Tokenizer, known_as: str | None) -> torch.Tensor:
+    """See `_tokens`; kept in memory where the tokenizer is known."""
+    if known_as is None:
+        return _tokens(documents, tokenizer)
+    key = (documents.sha256, known_as)
+    with _lock:
+        if key not in _kept:
+            _kept[key] = _tokens(documents, tokenizer)
+        _kept.move_to_end(key)
+        while len(_kept) > _CORPORA_KEPT:
+            _kept.popitem(last=False)
+        return _kept[key]
 
 
 def _tokens(documents: Documents, tokenizer: Tokenizer) -> torch.Tensor:
-    """All token ids in order, int64 [tokens]; tensors a batch, so that Python's own integers never pile up.
+    """All token ids in order, int32 [tokens]; tensors a batch, so that Python's own integers never pile up.
 
     Raises:
         RecipeError: no document holds text.
@@ -80,5 +120,5 @@ def _tokens(documents: Documents, tokenizer: Tokenizer) -> torch.Tensor:
     for start in range(0, len(pieces), _DOCUMENTS_A_BATCH):
         batch = pieces[start : start + _DOCUMENTS_A_BATCH]
         ids = tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-        parts.append(torch.tensor([token for row in ids for token in row], dtype=torch.int64))
+        parts.append(torch.tensor([token for row in ids for token in row], dtype=torch.int32))
     return torch.cat(parts)

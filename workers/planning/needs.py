@@ -68,6 +68,26 @@ def refusal(rules: Rules, stages: Iterable[Stage], limit_bytes: int) -> str | No
     )
 
 
+def relief(stage: StageName, recipe: Recipe) -> str:
+    """The settings that save memory in a stage and that the recipe does not use yet, in words; not by how much."""
+    unused: Change = {}
+    for change in _changes(stage, recipe):
+        if not change.keys() & unused.keys() and any(_value(recipe, field) != new for field, new in change.items()):
+            unused |= change
+    settings = ", ".join(f"{field}: {_written(value)}" for field, value in unused.items())
+    device = "GPU" if recipe.resources.gpus else "node"
+    told = f"any of these saves memory: {settings}; or " if settings else ""
+    return f"{told}use a {device} with more memory (`dress plan` tells how much a recipe needs)"
+
+
+def _value(recipe: Recipe, field: str) -> Any:
+    """What a recipe says in a dotted field, as JSON has it."""
+    found: Any = recipe.model_dump(mode="json")
+    for name in field.split("."):
+        found = found[name]
+    return found
+
+
 def _advice(rules: Rules, stage: Stage, limit_bytes: int, device: str) -> str:
     """The settings that help, taken up one after the other until the stage fits."""
     taken: Change = {}

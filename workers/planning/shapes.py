@@ -50,7 +50,7 @@ def require_possible(method: MethodSettings, family: ModelFamily, config: Config
         RecipeError: names the field and what to choose instead.
     """
     if method.kind == "dress":
-        for ratio in method.elastic_ratios if method.solver == "elastic" else (method.ratio,):
+        for ratio in method.ratios_served:
             width_of(method, family, config, ratio)
     elif method.kind == "magnitude" or method.kind == "random":
         width_of(method, family, config)

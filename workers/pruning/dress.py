@@ -73,7 +73,7 @@ class Dress:
         _apply(model, family, task.prepared, principal=principal, resumed=task.resumed)
         if not settings.trains:
             return
-        # Every ratio shares an elastic run's result, so what it records is about the narrowest.
+        # What a run that serves many ratios records is about the narrowest.
         width = min(_widths(settings, family, model.config), key=lambda each: each.channels)
         centred = _is_centred(settings, family, principal)
         removed = RemovedPart(model, family, width.channels, heads_kept=width.heads, centred=centred, folded=principal)
@@ -130,8 +130,7 @@ def _is_centred(settings: DressSettings, family: ModelFamily, principal: bool) -
 
 def _widths(settings: DressSettings, family: ModelFamily, config: PreTrainedConfig) -> list[Width]:
     """Every width that the run is to serve."""
-    ratios = settings.elastic_ratios if settings.solver == "elastic" else (settings.ratio,)
-    return [width_of(settings, family, config, ratio) for ratio in ratios]
+    return [width_of(settings, family, config, ratio) for ratio in settings.ratios_served]
 
 
 def look(
@@ -198,7 +197,9 @@ def _rider(
     if settings.solver == "elastic":
         widths = [width.channels for width in _widths(settings, family, model.config)]
         return ElasticWidths(widths, model.config.hidden_size, task.seed, centred=removed.centred)
-    return Penalty(removed, settings.norm, settings.strength, everything=settings.regularized == "all")
+    everything = settings.regularized == "all"
+    nested = [width.channels for width in _widths(settings, family, model.config)] if settings.serves_many else []
+    return Penalty(removed, settings.norm, settings.strength, everything=everything, widths=nested)
 
 
 @contextmanager

@@ -7,7 +7,8 @@ slot s, RW_s its part in R, λ = strength, g(t) = the gate, 1 at the first step 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -178,14 +179,31 @@ class Penalty(Reducer):
     3.2, Eq. 7); at the optimum y = |w|, so the sub-gradient of Σ|w| solves the same problem.
     """
 
-    def __init__(self, removed: RemovedPart, norm: str, strength: float, *, everything: bool = False) -> None:
-        """`everything`: penalize every slot as a whole, the paper's ablation FPR."""
+    def __init__(
+        self,
+        removed: RemovedPart,
+        norm: str,
+        strength: float,
+        *,
+        everything: bool = False,
+        widths: Sequence[int] = (),
+    ) -> None:
+        """The part removed is penalized, unless something else is asked for.
+
+        Args:
+            everything: penalize every slot as a whole, the paper's ablation FPR.
+            widths: penalize what is beyond each of these, all with an equal share of λ. The parts are nested, so that
+                a channel's λ is the greater the more of them it is in: the order in which the channels may go.
+        """
         super().__init__(removed)
-        self._norm, self._strength = norm, strength
+        self._norm, self._strength = norm, strength / max(1, len(widths))
         self._parts: dict[str, list[Part]] = removed.by_parameter
         if everything:  # what is penalized whole is not penalized once more for its heads
-            whole = [Part(part.name, part.weight, part.axis, 0, part.role) for part in removed.channels]
-            self._parts = {part.name: [part] for part in whole}
+            self._parts = {part.name: [replace(part, start=0, offset=0.0)] for part in removed.channels}
+        elif widths:
+            self._parts = defaultdict(list)
+            for part in removed.channels:
+                self._parts[part.name] += [replace(part, start=width) for width in widths]
 
     @torch.no_grad()
     def add_gradient(self, name: str, weight: nn.Parameter) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -47,7 +47,8 @@ PROGRESS_SECONDS = 2.0
 TRIES = 3
 """A trial whose worker dies, or that meets a passing fault, is begun so often."""
 
-TOO_MANY_FAILED = "too_many_failed"
+TOO_MANY_FAILED, STAGE_DEADLINE = "too_many_failed", "stage_deadline"
+_LONGER = "if it only needs longer, set resources.stage_deadline_hours in the search's base"
 
 _BUDGET_OVER = "the search's budget is used up"
 
@@ -72,10 +73,12 @@ class Trial:
     stages_done: int = 0
     stages: int = 1
     stage_fraction: float = 0.0
+    stage_began_at: float = math.inf
     told_at: float = -math.inf
     computed: set[str] = field(default_factory=set)
     """Keys of the stages that it computed itself: found again after a crash, they were not avoided."""
-    avoided_seconds: float = 0.0
+    avoided: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Seconds that stages cost which it found instead of computing them, by stage."""
     files: list[StoredFile] = field(default_factory=list)
     ended: bool = False
 
@@ -97,10 +100,11 @@ class Course:
         record: SearchRecord,
         tell: Callable[[Event], None],
         clock: Callable[[], float] = time.monotonic,
+        stage_seconds: float | None = None,
     ) -> None:
-        """`tell` gets every event, in order."""
+        """`tell` gets every event, in order. A trial of which a stage takes longer than `stage_seconds` fails."""
         self.search = search
-        self._tell, self._clock = tell, clock
+        self._tell, self._clock, self._stage_seconds = tell, clock, stage_seconds
         self._record = {trial.trial: trial for trial in record.trials}
         self._waiting = [trial.trial for trial in record.trials if trial.finished is None]
         self._running: dict[int, Trial] = {}
@@ -132,7 +136,8 @@ class Course:
                 except RecipeError as error:
                     self._end_unbegun(number, error)
                     continue
-                trial = Trial(number, recipe, self._clock(), self._record[number].seconds)
+                now = self._clock()
+                trial = Trial(number, recipe, now, self._record[number].seconds, stage_began_at=now)
                 self._running[number] = trial
                 return trial
             return None
@@ -168,6 +173,10 @@ class Course:
                     return "stop"
             if self.is_spent:
                 self._end(trial, TrialFinished(trial=number, status="stopped", message=_BUDGET_OVER))
+                return "stop"
+            if self._stage_seconds is not None and self._clock() - trial.stage_began_at > self._stage_seconds:
+                told = f"a stage had not ended {self._stage_seconds / 3600:.3g} h after it began; {_LONGER}"
+                self._end(trial, TrialFinished(trial=number, status="failed", code=STAGE_DEADLINE, message=told))
                 return "stop"
             return "go_on"
 
@@ -221,6 +230,7 @@ class Course:
         match event:
             case StageStarted():
                 trial.stages, trial.stage_fraction = max(1, event.count), 0.0
+                trial.stage_began_at = self._clock()
                 self._progressed(trial, event.stage, 0, 0, {}, now=True)
             case Progress():
                 trial.stage_fraction = min(1.0, event.step / max(1, event.steps))
@@ -232,7 +242,8 @@ class Course:
                 if not event.reused:
                     trial.computed.add(event.key)
                 elif event.key not in trial.computed:
-                    trial.avoided_seconds += max(0.0, (event.cost_seconds or 0.0) - event.seconds)
+                    stage = " ".join(filter(None, (event.stage, event.subject)))
+                    trial.avoided[stage] += max(0.0, (event.cost_seconds or 0.0) - event.seconds)
             case ArtifactStored():
                 trial.files += event.files
             case Succeeded():
@@ -297,7 +308,8 @@ class Course:
         costs = {
             "seconds": trial.seconds(now),
             "gpu_seconds": trial.gpu_seconds(now),
-            "avoided_seconds": trial.avoided_seconds,
+            "avoided_seconds": sum(trial.avoided.values()),
+            "avoided_by_stage": dict(trial.avoided),
         }
         trial.ended = True
         self._running.pop(trial.number, None)

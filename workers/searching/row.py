@@ -1,7 +1,7 @@
 """A line of a search's table: one trial and what became of it, from the record or from the wire. Imports no torch.
 
     TrialRow(trial, status, point, values, dense, feasible, excesses, parameters, parameters_fraction, reports,
-             seconds, gpu_seconds, avoided_seconds, ended_as, created_seconds, ended_seconds, message)
+             seconds, gpu_seconds, avoided_seconds, avoided_by_stage, ended_as, created_seconds, ended_seconds, message)
     rows_of(search: Search, record: SearchRecord) -> list[TrialRow]
     row_of_wire(search: Search, trial: Mapping[str, Any], since: datetime | str | None = None) -> TrialRow
 
@@ -70,6 +70,8 @@ class TrialRow(Contract):
     """`seconds` times its GPUs."""
     avoided_seconds: float | None = None
     """What the stages cost that it found instead of computing them."""
+    avoided_by_stage: dict[str, float] = {}
+    """The same by stage, such as `regularize` or `evaluate dense`."""
     ended_as: int | None = None
     """Its place among the trials that have ended, from 1."""
     created_seconds: float | None = None
@@ -124,6 +126,7 @@ def row_of_wire(search: Search, trial: Mapping[str, Any], since: datetime | str 
             **times,
             **_measured(search, results),
             "values": trial.get("values") or {},
+            "avoided_by_stage": trial.get("avoided_by_stage") or {},
             "reports": reports,
             "message": (trial.get("error") or {}).get("message") or trial.get("reason"),
         }
@@ -176,6 +179,7 @@ def _row_of(search: Search, record: TrialRecord) -> TrialRow:
         seconds=finished.seconds,
         gpu_seconds=finished.gpu_seconds,
         avoided_seconds=finished.avoided_seconds,
+        avoided_by_stage=finished.avoided_by_stage,
         ended_as=record.ended_as,
         message=finished.message,
         **_measured(search, finished.results),

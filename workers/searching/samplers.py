@@ -8,7 +8,6 @@ that a crash could lose.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -47,17 +46,8 @@ def proposed(search: Search, number: int, record: Sequence[TrialRecord]) -> Poin
     if number <= len(search.first):
         return dict(search.first[number - 1])
     if search.algorithm == "grid":
-        return _grid_point(search, number - len(search.first) - 1)
+        return search.grid_point(number - len(search.first) - 1)
     return _asked(search, number, record)
-
-
-def _grid_point(search: Search, place: int) -> Point | None:
-    """The first field changes slowest."""
-    if place >= search.grid_size:
-        return None
-    every = itertools.product(*(dimension.values or () for dimension in search.space.values()))
-    values = next(itertools.islice(every, place, None))
-    return dict(zip(search.space, values, strict=True))
 
 
 def _asked(search: Search, number: int, record: Sequence[TrialRecord]) -> Point:

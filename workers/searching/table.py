@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ class Work:
     avoided_seconds: float
     """What the stages cost that they found instead of computing them."""
     gpu_seconds: float
+    avoided_by_stage: dict[str, float] = field(default_factory=dict)
+    """`avoided_seconds` by stage, the most first."""
 
     @property
     def avoided_fraction(self) -> float | None:
@@ -88,10 +90,14 @@ class SearchTable:
     @property
     def work(self) -> Work:
         """What it cost so far."""
+        by_stage: Counter[str] = Counter()
+        for row in self.rows:
+            by_stage.update(row.avoided_by_stage)
         return Work(
             spent_seconds=sum(row.seconds or 0.0 for row in self.rows),
             avoided_seconds=sum(row.avoided_seconds or 0.0 for row in self.rows),
             gpu_seconds=sum(row.gpu_seconds or 0.0 for row in self.rows),
+            avoided_by_stage=dict(by_stage.most_common()),
         )
 
     def standing(self, row: TrialRow) -> str:
@@ -174,7 +180,9 @@ class SearchTable:
         work = self.work
         share = f" ({work.avoided_fraction:.1%} of both)" if work.avoided_fraction is not None else ""
         spent, avoided = (written(each, "seconds") for each in (work.spent_seconds, work.avoided_seconds))
-        return f"Work: {spent} s in trials, {avoided} s avoided by stages that were found and not computed{share}."
+        by_stage = ", ".join(f"{stage} {written(cost, 'seconds')} s" for stage, cost in work.avoided_by_stage.items())
+        told = f"{avoided} s avoided by stages that were found and not computed{share}"
+        return f"Work: {spent} s in trials, {told}{f': {by_stage}' if by_stage else ''}."
 
     def _columns(self) -> list[Column]:
         return [

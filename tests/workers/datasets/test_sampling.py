@@ -61,3 +61,26 @@ def test_spare_sequences_are_others_and_change_none_of_the_rest(draw: Callable[.
 def test_a_corpus_without_text_is_named() -> None:
     with pytest.raises(RecipeError, match="no training document is left"):
         sampling.draw_overlapping(Documents((" ",), "\n"), Letters(), 1, 8, seed=0)
+
+
+def test_a_corpus_is_tokenized_once_for_a_known_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "_kept", type(sampling._kept)())
+    asked: list[str] = []
+
+    class Counted(Letters):
+        def __call__(self, texts: list[str], **_: object) -> dict[str, list[list[int]]]:
+            asked.extend(texts)
+            return super().__call__(texts)
+
+    first = sampling.draw(CORPUS, Counted(), 5, 16, seed=3, known_as="bytes")
+    once = len(asked)
+    assert torch.equal(first, sampling.draw(CORPUS, Letters(), 5, 16, seed=3)) and first.dtype == torch.int64
+    assert torch.equal(sampling.draw(CORPUS, Counted(), 9, 16, seed=3, known_as="bytes")[:5], first)
+    sampling.draw_overlapping(CORPUS, Counted(), 5, 8, seed=4, known_as="bytes")
+    assert len(asked) == once, "whatever is drawn"
+    sampling.draw(CORPUS, Counted(), 5, 16, seed=3, known_as="others")
+    sampling.draw(CORPUS, Counted(), 5, 16, seed=3)
+    assert len(asked) == 3 * once
+    for number in range(3):
+        sampling.draw(Documents((*CORPUS.documents, str(number)), "\n"), Counted(), 5, 16, seed=3, known_as="bytes")
+    assert len(sampling._kept) == 2, "memory stays small"

@@ -39,6 +39,7 @@ SOLVERS: dict[str, dict[str, Any]] = {
     "proximal": {"solver": "proximal", "strength": 100.0},
     "penalty-l1": {"solver": "penalty", "norm": "l1"},
     "penalty-l2": {"solver": "penalty", "norm": "l2", "regularized": "all"},
+    "penalty-ordered": {"solver": "penalty", "regularized": "ordered", "strength": 0.1},
     "elastic": {"solver": "elastic"},
 }
 REACH_ZERO = ("anneal", "proximal")

@@ -115,9 +115,12 @@ def test_a_length_left_to_the_model_counts_as_the_models() -> None:
     assert differing(left, replace(SOURCES, sequence_length=16)) == ALL - {DENSE}
 
 
-def test_an_elastic_run_serves_every_ratio() -> None:
+@pytest.mark.parametrize(
+    "solver", [{"method__solver": "elastic"}, {"method__solver": "penalty", "method__regularized": "ordered"}]
+)
+def test_one_run_serves_every_ratio(solver: dict[str, str]) -> None:
     def planned(ratio: float) -> list[PlannedStage]:
-        return stages_of(changed(RECIPE, method__solver="elastic", method__ratio=ratio), SOURCES)
+        return stages_of(changed(RECIPE, **solver, method__ratio=ratio), SOURCES)
 
     shared = [one.name for one, other in zip(planned(0.3), planned(0.5), strict=True) if one.key == other.key]
     assert shared == ["evaluate", "covariance", "basis", "regularize"]

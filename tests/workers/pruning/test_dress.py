@@ -113,14 +113,13 @@ def test_without_a_solver_the_model_is_only_turned(dense: Path, sequences: torch
     assert cut(wanted, model).config.hidden_size == KEPT
 
 
-def test_one_elastic_run_serves_every_ratio(dense: Path, sequences: torch.Tensor) -> None:
-    wanted = settings(solver="elastic", ratio=0.5, elastic_ratios=[0.25, 0.5], refinement=0.5)
-    other = settings(solver="elastic", ratio=0.25, elastic_ratios=[0.25, 0.5], refinement=0.5)
+@pytest.mark.parametrize("solver", [{"solver": "elastic"}, {"solver": "penalty", "regularized": "ordered"}])
+def test_one_run_serves_every_ratio(solver: dict[str, Any], dense: Path, sequences: torch.Tensor) -> None:
+    wanted = settings(**solver, ratio=0.5, elastic_ratios=[0.25, 0.5], refinement=0.5)
+    other = settings(**solver, ratio=0.25, elastic_ratios=[0.25, 0.5], refinement=0.5)
     assert wanted.for_regularize() == other.for_regularize() and wanted.for_basis() == other.for_basis()
     assert wanted.for_prune() != other.for_prune()
-    larger = settings(
-        solver="elastic", ratio=0.5, elastic_ratios=[0.25, 0.5], refinement=0.5, training={"batch_size": 8}
-    )
+    larger = settings(**solver, ratio=0.5, elastic_ratios=[0.25, 0.5], refinement=0.5, training={"batch_size": 8})
     assert larger.for_basis() != wanted.for_basis(), "the refinement takes its batches from training"
     model, task, losses = regularized(wanted, dense, sequences)
     assert len(losses) == 6
@@ -160,6 +159,7 @@ def test_only_the_refinement_heeds_the_ratio() -> None:
         ({"ratio": 0.01}, "method.ratio"),
         ({"round_to": 3}, "method.round_to"),
         ({"solver": "elastic", "ratio": 0.5, "elastic_ratios": [0.5, 0.01]}, "method.ratio"),
+        ({"solver": "penalty", "regularized": "ordered", "ratio": 0.5, "elastic_ratios": [0.5, 0.01]}, "method.ratio"),
     ],
 )
 def test_what_cannot_be_cut_is_refused_before_anything_is_loaded(changes: dict[str, Any], field: str) -> None:

@@ -37,15 +37,18 @@ def removed_of(model: PreTrainedModel) -> RemovedPart:
 
 @pytest.mark.parametrize("norm", ["l1", "l2"])
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("everything", [False, True], ids=["removed", "FPR"])
-def test_the_penalty_is_the_papers(norm: str, tied: bool, everything: bool) -> None:
+@pytest.mark.parametrize("acts_on", ["removed", "ordered", "all"])
+def test_the_penalty_is_the_papers(norm: str, tied: bool, acts_on: str) -> None:
+    """An ordered one is the mean of the papers' at its widths."""
     model = tiny_llama(tie_word_embeddings=tied, attention_bias=True, mlp_bias=True)
-    wanted = term(model, norm, 0 if everything else KEPT)
+    starts = {"removed": [KEPT], "ordered": [KEPT, 28, 20], "all": [0]}[acts_on]
+    wanted = torch.stack([term(model, norm, start) for start in starts]).mean()
     wanted.backward()
     gradients = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
     for weight in model.parameters():
         weight.grad = torch.zeros_like(weight)
-    penalty = Penalty(removed_of(model), norm, STRENGTH, everything=everything)
+    widths = starts if acts_on == "ordered" else []
+    penalty = Penalty(removed_of(model), norm, STRENGTH, everything=acts_on == "all", widths=widths)
     for name, weight in model.named_parameters():
         penalty.add_gradient(name, weight)
     assert penalty.metrics()["penalty"] == pytest.approx(wanted.item(), rel=1e-5)

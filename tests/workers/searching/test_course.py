@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.workers.searching.searches import decisions, facts, run_through, search, told
-from workers.contracts.events import Event, Failed, Succeeded
+from workers.contracts.events import Event, Failed, StageStarted, Succeeded
 from workers.contracts.results import Measurement, Results
 from workers.contracts.search import Search
 from workers.contracts.trials import SearchRecord, TrialFinished, TrialProposed
@@ -56,6 +56,7 @@ def test_an_undisturbed_search_ends_with_what_was_asked(name: str, tmp_path: Pat
     if wanted.scheduler is not None:
         assert {each.status for each in ended} == {"succeeded", "stopped"}
     assert all(each.avoided_seconds == pytest.approx(3.0, abs=0.1) for each in ended)
+    assert all(each.avoided_by_stage == {"evaluate dense": each.avoided_seconds} for each in ended)
 
 
 @pytest.mark.parametrize("name", SEARCHES)
@@ -131,6 +132,26 @@ def course(wanted: Search, record: SearchRecord | None = None) -> tuple[Course, 
     events: list[Event] = []
     clock = Clock()
     return Course(wanted, record or SearchRecord(), events.append, clock), events, clock
+
+
+def test_a_trial_whose_stage_takes_too_long_fails(tmp_path: Path) -> None:
+    wanted = search(trials=2)
+    events: list[Event] = []
+    clock = Clock()
+    tried = Course(wanted, SearchRecord(), events.append, clock, stage_seconds=3600.0)
+    trial = tried.next_trial()
+    assert trial is not None
+    for began, stage in ((0.0, "basis"), (3000.0, "regularize")):
+        clock.now = began
+        assert tried.heard(1, [StageStarted(stage=stage, key="a" * 64, index=0, count=2)]) == "go_on"
+    clock.now = 6600.0
+    assert tried.heard(1, []) == "go_on", "its second stage began later"
+    clock.now = 6601.0
+    assert tried.heard(1, []) == "stop"
+    last = events[-1]
+    assert isinstance(last, TrialFinished) and (last.status, last.code) == ("failed", "stage_deadline")
+    assert "resources.stage_deadline_hours" in (last.message or "") and last.seconds == 6601.0
+    assert tried.next_trial() is not None, "the search goes on"
 
 
 def succeeded(perplexity: float = 7.0) -> Succeeded:

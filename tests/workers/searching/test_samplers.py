@@ -75,6 +75,23 @@ def test_a_grid_is_walked_through_in_order_after_what_comes_first() -> None:
     assert wanted.trials_at_most == 5
 
 
+def test_under_a_scheduler_a_grid_is_walked_through_in_an_order_of_the_seeds() -> None:
+    space = {
+        "method.strength": {"choice": [step / 10 for step in range(1, 13)]},
+        "method.norm": {"choice": ["l1", "l2"]},
+    }
+    grid: dict[str, Any] = {"algorithm": "grid", "space": space, "trials": None}
+
+    def walked(**changes: Any) -> list[Any]:
+        wanted = search(**grid, **changes)
+        assert proposed(wanted, 25, []) is None
+        return [proposed(wanted, number, []) for number in range(1, 25)]
+
+    in_order, drawn, other = walked(), walked(scheduler="asha", seed=1), walked(scheduler="asha", seed=2)
+    assert drawn != in_order and drawn != other and drawn == walked(scheduler="asha", seed=1)
+    assert sorted(map(str, drawn)) == sorted(map(str, in_order)) == sorted(map(str, other))
+
+
 def test_what_is_recorded_decides_alone() -> None:
     """Told in recorded order, whatever the numbers; the process's past does not count."""
     wanted = search(trials=40)

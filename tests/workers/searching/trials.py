@@ -63,6 +63,7 @@ def succeeded(
         "seconds": 600.0,
         "gpu_seconds": 600.0,
         "avoided_seconds": 90.0,
+        "avoided_by_stage": {"evaluate dense": 20.0, "regularize": 70.0},
         **changes,
     }
     finished = TrialFinished(trial=trial, status="succeeded", results=told, **plain)
