@@ -19,6 +19,7 @@ def job_answer(row: tables.Job) -> Job:
         updated_at=instant(row.updated_at),
         started_at=instant_or_none(row.started_at),
         finished_at=instant_or_none(row.finished_at),
+        artifacts_removed_at=instant_or_none(row.artifacts_removed_at),
         status=row.status,
         stage=row.stage,
         reason=row.reason,

@@ -15,7 +15,7 @@ from starlette.middleware import Middleware
 from api import errors, openapi
 from api.dependencies import Wiring, connect, ready
 from api.middleware import KnownHosts, LargestBody, RequestName
-from api.routes import artifacts, attempts, comparisons, datasets, events, health, jobs, plans, queue, searches
+from api.routes import artifacts, attempts, comparisons, datasets, events, health, jobs, plans, queue, searches, upkeep
 from api.tail import Tail
 from service import datasets as data_sets
 from service.artifacts.stores import open_store
@@ -68,7 +68,7 @@ def create_app(settings: Settings, hosts: Collection[str] | None = None) -> Fast
     )
     connect(app, wiring)
     errors.register(app)
-    for routes in (jobs, plans, comparisons, searches, queue, attempts, events, artifacts, datasets, health):
+    for routes in (jobs, plans, comparisons, searches, queue, upkeep, attempts, events, artifacts, datasets, health):
         app.include_router(routes.router)
     app.openapi = lambda: openapi.describe(app)  # type: ignore[method-assign]  # FastAPI's own way of extending it
     return app

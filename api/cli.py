@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from api import display, studies, up
-from api.commands import compare, datasets, jobs, queue, searches
+from api.commands import compare, datasets, jobs, queue, searches, upkeep
 from api.connection import state_folder
 from api.console import JsonOption, LabelsOption, PriorityOption, WaitOption, labels_of
 from api.console import err as _err
@@ -43,6 +43,8 @@ app.add_typer(searches.app, name="search")
 app.command("compare")(compare.compare)
 app.command("jobs")(jobs.listing)
 app.command("queue")(queue.show)
+app.command("retention")(upkeep.retention)
+app.command("gc")(upkeep.collect)
 for command in (jobs.show, jobs.events, jobs.cancel, jobs.pause, jobs.resume, jobs.retry, jobs.download):
     app.command()(command)
 

@@ -25,6 +25,7 @@ from api.plans import Plan
 from api.queue_client import Queue
 from api.queued import plain
 from api.search_client import Searches
+from api.upkeep_client import Upkeep
 from api.uploads import Datasets
 from workers.comparison.comparison import Comparison
 
@@ -60,6 +61,7 @@ class Client:
         self.searches = Searches(self)
         self.datasets = Datasets(self)
         self.queue = Queue(self)
+        self.upkeep = Upkeep(self)
 
     def __enter__(self) -> Self:
         return self

@@ -18,7 +18,7 @@ from fastapi import Path as PathParameter
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.tail import Tail
-from service import keys
+from service import keys, upkeep
 from service.database.schema import require_known
 from service.database.session import Database
 from service.errors import NotFound, Unauthenticated
@@ -34,7 +34,7 @@ _DATASET_ID = re.compile(r"dataset_[0-9a-zA-Z]{1,32}")
 _bearer = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="As in STATE/api-key.")
 
 
-class Files(KeepsUploads, Protocol):
+class Files(KeepsUploads, upkeep.Store, Protocol):
     """What the API needs of an artifact store that keeps files on this machine."""
 
     def find(self, key: str) -> StageResult | None:

@@ -36,6 +36,7 @@ EXAMPLE_JOB: dict[str, Any] = {
     "updated_at": "2026-11-23T21:04:10Z",
     "started_at": "2026-11-23T21:00:02Z",
     "finished_at": None,
+    "artifacts_removed_at": None,
     "status": "running",
     "stage": "regularize",
     "reason": None,
@@ -120,6 +121,8 @@ class Job(Answer):
     """When the first attempt began."""
     finished_at: datetime | None
     """When the job came to its final status."""
+    artifacts_removed_at: datetime | None = None
+    """When the retention policy removed its files."""
     status: JobStatus
     stage: str | None
     """The stage now running."""

@@ -4,7 +4,7 @@ What refers to bytes: the files of jobs and searches, the trials of a search tha
 are still of use. See DECISIONS for why no interleaving of finding, storing, committing and sweeping loses any.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -105,7 +105,7 @@ def collect(
     told.waiting = len(garbage) - len(told.condemned) - len(due)
     if not dry_run:
         _mark(database, [kept.sha256 for kept in told.condemned])
-        _settle_others(database, store, [sha256 for sha256 in marked if sha256 not in garbage], needed)
+        _settle_others(database, store, [sha256 for sha256 in marked if sha256 not in garbage])
     naming = _naming(results)
     for kept in due:
         if may_go_on is not None and not may_go_on():
@@ -187,12 +187,12 @@ def _mark(database: Database, digests: list[str]) -> None:
             session.add_all(Condemned(sha256=sha256) for sha256 in part)
 
 
-def _settle_others(database: Database, store: Sweepable, marked: list[str], needed: Collection[str]) -> None:
-    """Pardon what is needed again or was stored again; note as removed what a crash kept from being noted."""
+def _settle_others(database: Database, store: Sweepable, marked: list[str]) -> None:
+    """Pardon what is referred to or was stored again; note as removed what a crash kept from being noted."""
     for sha256 in marked:
         with database.writing() as session:
             mark = (Condemned.sha256 == sha256, Condemned.removed_at.is_(None))
-            if sha256 in needed or store.holds(sha256):
+            if store.holds(sha256):
                 session.execute(delete(Condemned).where(*mark))
             else:
                 session.execute(update(Condemned).where(*mark).values(removed_at=database_now()))

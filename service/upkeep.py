@@ -44,13 +44,18 @@ def terms(settings: Settings) -> collection.Terms:
 
 @contextmanager
 def alone(
-    database: Database, every_seconds: float = 0.0, stopped: threading.Event | None = None
+    database: Database,
+    every_seconds: float = 0.0,
+    stopped: threading.Event | None = None,
+    *,
+    notes_end: bool = True,
 ) -> Iterator[Callable[[], bool]]:
     """Do upkeep while nobody else does. What it gives says whether one may go on, and is to be asked often.
 
     Args:
         every_seconds: only if it was last done so long ago.
         stopped: once set, one may not go on, and it counts as not done.
+        notes_end: it counts as done; not so a part of it that somebody asked for.
 
     Raises:
         Conflict: another is at it, or it was done lately.
@@ -74,7 +79,7 @@ def alone(
     finished: dict[str, Any] = {}
     try:
         yield may_go_on
-        if stopped is None or not stopped.is_set():
+        if notes_end and (stopped is None or not stopped.is_set()):
             finished = {"finished_at": database_now()}
     finally:
         _changed(database, Duty.owner == owner, owner=None, lease_expires_at=None, **finished)

@@ -22,6 +22,7 @@ from api.errors import problem
 from api.openapi import problems
 from api.owners import JOB, SEARCH, Owner
 from api.schemas import Artifact, ArtifactList, instant
+from service import retention
 from service.artifacts import catalog
 from service.database import tables
 from service.errors import NotFound
@@ -80,6 +81,7 @@ def of_search(wiring: Wired, search_id: SearchId) -> ArtifactList:
 
 
 def _manifest(wiring: Wiring, owner: Owner, owner_id: str) -> ArtifactList:
+    retention.hold(wiring.database, owner_id)  # whoever asks for the list is about to ask for the files
     with wiring.database.reading() as session:
         owner.find(session, owner_id)
         rows = catalog.manifest(session, owner_id)
@@ -111,6 +113,7 @@ def download_of_search(wiring: Wired, search_id: SearchId, asked: Asked) -> Resp
 
 
 def _download(wiring: Wiring, owner: Owner, owner_id: str, asked: File) -> Response:
+    retention.hold(wiring.database, owner_id)
     with wiring.database.reading() as session:
         owner.find(session, owner_id)
         if not _is_plain(asked.path):

@@ -1,10 +1,12 @@
 """Who made which bytes: the files that belong to each job's result."""
 
+from datetime import UTC, datetime
+
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from service.database.clock import database_now
-from service.database.tables import Artifact
+from service.database.tables import Artifact, Job
 from service.errors import NotFound
 from workers.contracts.results import StoredFile
 
@@ -22,6 +24,13 @@ def find(session: Session, job_id: str, path: str) -> Artifact:
     """
     artifact = session.get(Artifact, (job_id, path))
     if artifact is None:
+        removed_at = session.scalar(select(Job.artifacts_removed_at).where(Job.id == job_id))
+        if removed_at is not None:
+            day = datetime.fromtimestamp(removed_at, UTC).date()
+            raise NotFound(
+                f"the files of {job_id} were removed on {day} by the retention policy; submit its recipe again to have "
+                "them made, and pin what is to stay with the label keep=true"
+            )
         raise NotFound(f"job {job_id} has no artifact {path}; its manifest lists what there is")
     return artifact
 
