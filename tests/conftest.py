@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tests.object_server import BUCKET, ObjectServer
 from workers import pipeline
 from workers.contracts.events import Succeeded
 from workers.contracts.places import Places
@@ -52,6 +55,32 @@ def tiny_llama(**changes: Any) -> LlamaForCausalLM:
             if weight.dim() == 1:
                 weight.copy_(1 + 0.3 * torch.randn_like(weight) if "norm" in name else 0.1 * torch.randn_like(weight))
     return model
+
+
+@pytest.fixture(scope="session")
+def started_object_server() -> Iterator[ObjectServer]:
+    server = ObjectServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def object_server(
+    started_object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[ObjectServer]:
+    """An S3-compatible server that the environment points at, and a node's cache of the test's own."""
+    for name, value in started_object_server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DRESS_CACHE_DIR", str(tmp_path / "cache"))
+    started_object_server.settle()
+    yield started_object_server
+    started_object_server.settle()
+
+
+@pytest.fixture
+def bucket_url(object_server: ObjectServer) -> str:
+    """A folder of the server's bucket that nobody else uses."""
+    return f"s3://{BUCKET}/{uuid.uuid4().hex}"
 
 
 @pytest.fixture(scope="session")

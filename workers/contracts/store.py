@@ -1,10 +1,47 @@
 """What the pipeline needs of an artifact store; the service hands one over, scoped to what the team may see."""
 
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from workers.contracts.results import StageResult, StoredFile
+
+
+class KeptBytes(NamedTuple):
+    """Bytes in the store, and for how long."""
+
+    sha256: str
+    size_bytes: int
+    age_seconds: float
+    """Since they were last put, whether or not they were there already."""
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """Bytes that lie in a file of this machine."""
+
+    file: Path
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Bytes that whoever has the URL may read there for a while, with ranges, and without further credentials."""
+
+    url: str
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Bytes that can only be had through this process."""
+
+    read: Callable[[int, int], Iterator[bytes]]
+    """From a place on, so many bytes, piece by piece.
+
+    Raises (while it is read):
+        Transient: the store does not answer.
+    """
 
 
 class Draft(Protocol):
@@ -126,4 +163,34 @@ class ArtifactStore(KeepsUploads, Protocol):
 
     def drop_checkpoint(self, key: str) -> None:
         """Forget the stage's checkpoints; its result is published."""
+        ...
+
+    def where(self, sha256: str, url_seconds: float) -> OnDisk | Elsewhere | Streamed | None:
+        """How these bytes can be read by others than the pipeline, or None if there are none.
+
+        Args:
+            url_seconds: how long a signed URL is good; 0 wants none.
+        """
+        ...
+
+    def digests(self, older_than_seconds: float) -> Iterator[KeptBytes]:
+        """The bytes that were last put so long ago or earlier, for whoever removes what nothing refers to.
+
+        Raises:
+            Transient: the store cannot be read.
+        """
+        ...
+
+    def delete(self, sha256: str, older_than_seconds: float) -> bool:
+        """Remove bytes unless they were put again within this time; whether they were removed.
+
+        A `put` of the same bytes comes before, and then they stay, or after, and then they are there again.
+
+        Raises:
+            Transient: they could not be removed.
+        """
+        ...
+
+    def sweep(self) -> None:
+        """Remove what killed processes left, and checkpoints that nobody will go on from."""
         ...
