@@ -6,7 +6,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx2
 from moto.server import DomainDispatcherApplication, create_backend_app
@@ -34,6 +34,16 @@ class CutShort(Exception):
     """Raised by a fault: the connection is reset after half of the answer's body."""
 
 
+class Asked(NamedTuple):
+    """A request that came."""
+
+    method: str
+    path: str
+    """With the query."""
+    byte_range: str | None
+    authorization: str | None
+
+
 Fault = Callable[[str, str], None]
 """Called with method and path before a request is served; may raise one of the above, or take its time."""
 
@@ -42,7 +52,7 @@ class ObjectServer:
     """Serves one bucket. Requests change the store one at a time, as a real server's conditional writes do."""
 
     def __init__(self) -> None:
-        self.requests: list[tuple[str, str]] = []
+        self.requests: list[Asked] = []
         self.fault: Fault | None = None
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._one_at_a_time = threading.Lock()
@@ -58,9 +68,9 @@ class ObjectServer:
         """Where it is, in the variables that clients read."""
         return {**ENVIRONMENT, "AWS_ENDPOINT_URL": self.endpoint}
 
-    def sent(self, method: str, part: str) -> list[str]:
-        """The paths of requests whose path contains this, in the order in which they came."""
-        return [path for verb, path in self.requests if verb == method and part in path]
+    def asked(self, method: str, part: str) -> list[Asked]:
+        """The requests whose path contains this, in the order in which they came."""
+        return [asked for asked in self.requests if asked.method == method and part in asked.path]
 
     def settle(self) -> None:
         """Forget log and faults."""
@@ -77,7 +87,8 @@ class ObjectServer:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         query = environ["QUERY_STRING"]
         asked = f"{path}?{query}" if query else path
-        self.requests.append((method, asked))
+        told = environ.get("HTTP_RANGE"), environ.get("HTTP_AUTHORIZATION")
+        self.requests.append(Asked(method, asked, *told))
         try:
             if self.fault is not None:
                 self.fault(method, asked)

@@ -37,10 +37,10 @@ LEASE_SECONDS = 600.0
 class Deployment:
     """State folder, database and store of one test, and a worker's part in it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, **changes: Any) -> None:
         self.state = root / "state"
         self.model = write_model(root / "tiny")
-        self.settings = Settings(state_dir=self.state, model_roots=(str(root),), data_roots=(str(root),))
+        self.settings = Settings(state_dir=self.state, model_roots=(str(root),), data_roots=(str(root),), **changes)
         self.database = Database(self.settings.database_url)
         upgrade(self.database)
         self.store = open_store(self.settings.artifacts_url)
