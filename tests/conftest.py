@@ -5,20 +5,22 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tests.object_server import BUCKET, ObjectServer
 from workers import pipeline
 from workers.contracts.events import Succeeded
 from workers.contracts.places import Places
 from workers.contracts.recipe import Recipe
 from workers.contracts.results import Results
 from workers.local_store import LocalStore
+
+if TYPE_CHECKING:
+    from tests.object_server import ObjectServer
 
 WORDS = ["the", "stream", "carries", "what", "every", "layer", "reads", "and", "writes", "so", "a", "channel", "that"]
 WORDS += ["nobody", "needs", "may", "be", "taken", "away"]
@@ -59,6 +61,8 @@ def tiny_llama(**changes: Any) -> LlamaForCausalLM:
 
 @pytest.fixture(scope="session")
 def started_object_server() -> Iterator[ObjectServer]:
+    from tests.object_server import ObjectServer  # takes a second, and most tests want no server
+
     server = ObjectServer()
     yield server
     server.close()
@@ -80,7 +84,7 @@ def object_server(
 @pytest.fixture
 def bucket_url(object_server: ObjectServer) -> str:
     """A folder of the server's bucket that nobody else uses."""
-    return f"s3://{BUCKET}/{uuid.uuid4().hex}"
+    return f"s3://{object_server.bucket}/{uuid.uuid4().hex}"
 
 
 @pytest.fixture(scope="session")

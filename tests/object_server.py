@@ -51,6 +51,8 @@ Fault = Callable[[str, str], None]
 class ObjectServer:
     """Serves one bucket. Requests change the store one at a time, as a real server's conditional writes do."""
 
+    bucket = BUCKET
+
     def __init__(self) -> None:
         self.requests: list[Asked] = []
         self.fault: Fault | None = None
