@@ -18,13 +18,13 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from workers.contracts.results import StageResult, StoredFile
-from workers.contracts.store import KeptBytes, OnDisk
+from workers.contracts.store import KeptBytes, KeptResult, OnDisk
 from workers.durable import copy_durably as _copy
 from workers.durable import place as _place
 from workers.durable import transient as _transient
@@ -105,8 +105,11 @@ class LocalStore:
 
     def find(self, key: str) -> StageResult | None:
         """The result of the stage with this key, if it exists and all its files are there in full size."""
+        place = self._result_file(key)
         try:
-            result = StageResult.model_validate_json((self.root / "stages" / f"{key}.json").read_bytes())
+            with suppress(OSError), self._lock("stages", fcntl.LOCK_SH):
+                os.utime(place)  # needed again: `drop_result` heeds it
+            result = StageResult.model_validate_json(place.read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
         except OSError as error:
@@ -121,7 +124,7 @@ class LocalStore:
             Transient: it could not be written.
         """
         with _transient(f"a stage's result could not be written to {self.root}"):
-            self._write(result.model_dump_json(), self.root / "stages" / f"{result.key}.json")
+            self._write(result.model_dump_json(), self._result_file(result.key))
 
     def claim(self, key: str, owner: str, ttl_seconds: float) -> bool:
         """Reserve the computation of a key, or prolong one's own claim. False while another's claim is in force."""
@@ -161,6 +164,10 @@ class LocalStore:
         """Forget the stage's checkpoints; its result is published."""
         self._checkpoints(key).drop()
 
+    def holds(self, sha256: str) -> bool:
+        """See `ArtifactStore.holds`."""
+        return self.path_of(sha256).is_file()
+
     def where(self, sha256: str, url_seconds: float) -> OnDisk | None:
         """See `ArtifactStore.where`."""
         file = self.path_of(sha256)
@@ -185,6 +192,27 @@ class LocalStore:
             if not file.exists() or _age_seconds(file) < older_than_seconds:
                 return False
             file.unlink()
+            return True
+
+    def results(self) -> Iterator[KeptResult]:
+        """See `ArtifactStore.results`."""
+        with _transient(f"{self.root} cannot be listed"):
+            for place in (self.root / "stages").glob("*.json"):
+                try:
+                    digests = self._named_by(place)
+                    idle_seconds = max(0.0, time.time() - place.stat().st_mtime)
+                except FileNotFoundError:
+                    continue
+                if digests:
+                    yield KeptResult(place.stem, frozenset(digests), idle_seconds)
+
+    def drop_result(self, key: str, idle_seconds: float) -> bool:
+        """See `ArtifactStore.drop_result`."""
+        place = self._result_file(key)
+        with _transient(f"a result could not be removed from {self.root}"), self._lock("stages", fcntl.LOCK_EX):
+            if place.exists() and _age_seconds(place) < idle_seconds:
+                return False
+            place.unlink(missing_ok=True)
             return True
 
     def forget(self, keys: Iterable[str]) -> None:
@@ -248,6 +276,9 @@ class LocalStore:
         with _transient(f"{file} could not be removed"), self._lock("blobs", fcntl.LOCK_EX):
             if file.exists() and os.path.samestat(file.stat(), damaged):
                 file.unlink()
+
+    def _result_file(self, key: str) -> Path:
+        return self.root / "stages" / f"{key}.json"
 
     def _claim_file(self, key: str) -> Path:
         return self.root / "claims" / f"{key}.json"

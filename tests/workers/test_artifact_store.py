@@ -263,6 +263,19 @@ def test_bytes_that_are_put_while_others_delete_them_are_there(backend: Backend,
         assert store.where(sha256, 0.0) is not None
 
 
+def test_results_are_listed_and_dropped_by_how_long_nobody_needed_them(store: ArtifactStore, tmp_path: Path) -> None:
+    stored = store.put(file_of(tmp_path), "file")
+    store.publish(result(stored))
+    store.publish(result(key=OTHER))
+    (listed,) = store.results()
+    assert (listed.key, listed.digests) == (KEY, {stored.sha256}) and 0.0 <= listed.idle_seconds < 600.0
+    assert store.find(KEY) is not None
+    assert not store.drop_result(KEY, 3600.0), "it was needed just now"
+    assert store.drop_result(KEY, 0.0) and store.find(KEY) is None and list(store.results()) == []
+    assert store.drop_result(KEY, 0.0), "it is gone"
+    assert store.holds(stored.sha256) and not store.holds(OTHER)
+
+
 def test_bytes_can_be_read_by_others(store: ArtifactStore, tmp_path: Path) -> None:
     stored = store.put(file_of(tmp_path, b"0123456789"), "file")
     match store.where(stored.sha256, 60.0):

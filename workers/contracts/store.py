@@ -18,6 +18,16 @@ class KeptBytes(NamedTuple):
     """Since they were last put, whether or not they were there already."""
 
 
+class KeptResult(NamedTuple):
+    """A stage's result in the store, and how long nobody has needed it."""
+
+    key: str
+    digests: frozenset[str]
+    """Of the files that it names."""
+    idle_seconds: float
+    """Since it was last published or found."""
+
+
 @dataclass(frozen=True)
 class OnDisk:
     """Bytes that lie in a file of this machine."""
@@ -138,7 +148,7 @@ class ArtifactStore(KeepsUploads, Protocol):
         ...
 
     def find(self, key: str) -> StageResult | None:
-        """The result of the stage with this key, if it exists and all its files are there."""
+        """The result of the stage with this key, if it exists and all its files are there. It is needed again, then."""
         ...
 
     def publish(self, result: StageResult) -> None:
@@ -165,6 +175,14 @@ class ArtifactStore(KeepsUploads, Protocol):
         """Forget the stage's checkpoints; its result is published."""
         ...
 
+    def holds(self, sha256: str) -> bool:
+        """Whether there are bytes with this digest.
+
+        Raises:
+            Transient: the store cannot be read.
+        """
+        ...
+
     def where(self, sha256: str, url_seconds: float) -> OnDisk | Elsewhere | Streamed | None:
         """How these bytes can be read by others than the pipeline, or None if there are none.
 
@@ -188,6 +206,22 @@ class ArtifactStore(KeepsUploads, Protocol):
 
         Raises:
             Transient: they could not be removed.
+        """
+        ...
+
+    def results(self) -> Iterator[KeptResult]:
+        """Every stage result that names files.
+
+        Raises:
+            Transient: the store cannot be read.
+        """
+        ...
+
+    def drop_result(self, key: str, idle_seconds: float) -> bool:
+        """Forget a result unless it was found or published within this time; whether it is gone.
+
+        Raises:
+            Transient: it could not be removed.
         """
         ...
 

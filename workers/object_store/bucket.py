@@ -29,7 +29,7 @@ PART_BYTES = 16 * 1024 * 1024
 PARTS_AT_ONCE = 4
 """So many parts are under way, and in memory, at most."""
 RETRIES = 8
-"""Of one request that was refused, reset or answered with 5xx, with growing pauses: a minute in all."""
+"""Of one request that was refused, reset or answered with 5xx, with growing pauses: some half a minute in all."""
 SILENCE_SECONDS = 60.0
 """A server that says nothing for so long is asked again."""
 
@@ -88,9 +88,15 @@ class Bucket:
 
     def read(self, path: str) -> bytes | None:
         """All of a small object, or None if there is none."""
+        found = self.read_with(path)
+        return None if found is None else found[1]
+
+    def read_with(self, path: str) -> tuple[Stored, bytes] | None:
+        """All of a small object with what the store tells of it, or None if there is none."""
         with self.passing(f"{path} could not be read"):
             try:
-                return bytes(obstore.get(self._store, path).bytes())
+                answer = obstore.get(self._store, path)
+                return _stored(answer.meta), bytes(answer.bytes())
             except FileNotFoundError:
                 return None
 

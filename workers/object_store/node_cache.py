@@ -130,9 +130,7 @@ class NodeCache:
                 self._append(part, chunk)
             if digest.hexdigest() == sha256:
                 return
-            part.truncate(0)
-            if have == 0:
-                break  # not a part of other bytes: all of it came just now
+            part.truncate(0)  # other bytes before the break, or bytes that the network spoiled: once more, all of it
         raise WrongBytes(sha256)
 
     def _append(self, part: FileIO, chunk: bytes | memoryview) -> None:

@@ -2,18 +2,18 @@
 
 blobs/ab/abcdef…             bytes, named by their SHA-256
 stages/<key>.json            a finished stage's result
+needed/<key>                 when that result was last found
 claims/<key>/<number>        who computes a stage now, see `claims`
 checkpoints/<key>/<step>…    a stage's newest checkpoint, see `checkpoints`
 uploads/ab/abcdef…           texts that were uploaded, see `uploads`
 incoming/                    texts on their way in
-condemned/ab/abcdef…/        somebody is about to remove these bytes
+condemned/                   what somebody is about to remove, see `removals`
 """
 
 from __future__ import annotations
 
 import logging
 import time
-import uuid
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -21,22 +21,19 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from workers.contracts.results import StageResult, StoredFile
-from workers.contracts.store import Elsewhere, KeptBytes, OnDisk, Streamed
+from workers.contracts.store import Elsewhere, KeptBytes, KeptResult, OnDisk, Streamed
 from workers.errors import Transient
 from workers.object_store.bucket import RETRIES, Bucket, Stored
 from workers.object_store.checkpoints import Checkpoints
 from workers.object_store.claims import Claims
 from workers.object_store.node_cache import NodeCache, WrongBytes
+from workers.object_store.removals import Removals
 from workers.object_store.sending import digest_of, send_file
 from workers.object_store.uploads import ObjectUploads
 
 FRESH_SECONDS = 3600.0
-"""Bytes that were put so recently are not sent again; older ones are, so that their age begins anew."""
-
-_DECIDE_SECONDS = 10.0
-"""Between the look at the age of bytes and their removal."""
-_OUTWAIT_SECONDS = 60.0
-"""A removal takes no longer, or whoever was at it is dead."""
+"""Bytes that were put so recently are not sent again, and a result found so recently needs no other note of it; older
+ones are renewed, so that their age begins anew."""
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +49,7 @@ class ObjectStore:
         Args:
             url: such as `s3://bucket/prefix`.
             retries: of a request that fails, before a fault that passes is reported.
-            fresh_seconds: see `FRESH_SECONDS`; `delete` takes nothing that is younger than twice this.
+            fresh_seconds: see `FRESH_SECONDS`; nothing younger than twice this is deleted or dropped.
 
         Raises:
             ValueError: the URL names no object store.
@@ -62,6 +59,7 @@ class ObjectStore:
         self._bucket = Bucket(url, retries)
         self._claims = Claims(self._bucket)
         self._checkpoints = Checkpoints(self._bucket)
+        self._removals = Removals(self._bucket)
 
     def __repr__(self) -> str:
         return f"ObjectStore({self.url!r})"
@@ -87,9 +85,7 @@ class ObjectStore:
             is_fresh = found is not None and found.size_bytes == size_bytes and _age(found) < self._fresh_seconds
             if not is_fresh:
                 send_file(self._bucket, file, _blob(sha256), sha256)
-            # A removal condemns before it looks at the age, and we look for that after our bytes are there: one of the
-            # two sees the other.
-            if not self._outwaited_removal(sha256) or self._bucket.look(_blob(sha256)) is not None:
+            if not self._removals.outwaited(_blob(sha256)) or self._bucket.look(_blob(sha256)) is not None:
                 return StoredFile(path=path, sha256=sha256, size_bytes=size_bytes)
 
     def fetch(self, stored: StoredFile, folder: Path) -> Path:
@@ -114,14 +110,11 @@ class ObjectStore:
 
     def find(self, key: str) -> StageResult | None:
         """See `ArtifactStore.find`."""
-        content = self._bucket.read(_stage(key))
-        if content is None:
+        found = self._bucket.read_with(_stage(key))
+        result = None if found is None else _result(found[1])
+        if found is None or result is None or not all(self._is_whole(file) for file in result.files):
             return None
-        try:
-            result = StageResult.model_validate_json(content)
-        except ValidationError:
-            return None
-        return result if all(self._is_whole(file) for file in result.files) else None
+        return result if self._is_needed_again(key, found[0]) else None
 
     def publish(self, result: StageResult) -> None:
         """See `ArtifactStore.publish`."""
@@ -132,8 +125,11 @@ class ObjectStore:
         return self._claims.claim(key, owner, ttl_seconds)
 
     def release(self, key: str, owner: str) -> None:
-        """See `ArtifactStore.release`."""
-        self._claims.release(key, owner)
+        """See `ArtifactStore.release`. A claim that cannot be given up just now runs out."""
+        try:
+            self._claims.release(key, owner)
+        except Transient as error:
+            log.warning("a claim stands until it runs out: %s", error)
 
     def save_checkpoint(self, key: str, step: int, folder: Path) -> None:
         """See `ArtifactStore.save_checkpoint`."""
@@ -144,8 +140,15 @@ class ObjectStore:
         return self._checkpoints.load(key, folder)
 
     def drop_checkpoint(self, key: str) -> None:
-        """See `ArtifactStore.drop_checkpoint`."""
-        self._checkpoints.drop(key)
+        """See `ArtifactStore.drop_checkpoint`. What cannot be removed just now is swept later."""
+        try:
+            self._checkpoints.drop(key)
+        except Transient as error:
+            log.warning("a checkpoint stays until it is swept: %s", error)
+
+    def holds(self, sha256: str) -> bool:
+        """See `ArtifactStore.holds`."""
+        return self._bucket.look(_blob(sha256)) is not None
 
     def where(self, sha256: str, url_seconds: float) -> OnDisk | Elsewhere | Streamed | None:
         """See `ArtifactStore.where`."""
@@ -169,21 +172,31 @@ class ObjectStore:
         Raises:
             ValueError: the age is less than twice `fresh_seconds`: somebody may just have relied on the bytes.
         """
-        if older_than_seconds < 2 * self._fresh_seconds:
-            raise ValueError(
-                f"{older_than_seconds} s is too young; bytes are relied on for {2 * self._fresh_seconds} s"
-            )
-        mark = f"{_condemned(sha256)}/{uuid.uuid4().hex}"
-        self._bucket.write(mark, b"")
-        began = time.monotonic()
-        try:
-            found = self._bucket.look(_blob(sha256))
-            if found is None or _age(found) < older_than_seconds or time.monotonic() - began > _DECIDE_SECONDS:
-                return False
-            self._bucket.delete(found.path)
+        self._require_age(older_than_seconds)
+        blob = _blob(sha256)
+        return self._removals.remove(blob, [blob], lambda: self._renewed_seconds(blob), older_than_seconds)
+
+    def results(self) -> Iterator[KeptResult]:
+        """See `ArtifactStore.results`."""
+        needed = {each.path.rpartition("/")[2]: each for each in self._bucket.listed("needed")}
+        for each in self._bucket.listed("stages"):
+            key = each.path.rpartition("/")[2].removesuffix(".json")
+            result = _result(self._bucket.read(each.path))
+            if result is not None and result.files:
+                idle_seconds = min(_age(each), _age(needed.get(key, each)))
+                yield KeptResult(key, frozenset(file.sha256 for file in result.files), idle_seconds)
+
+    def drop_result(self, key: str, idle_seconds: float) -> bool:
+        """See `ArtifactStore.drop_result`.
+
+        Raises:
+            ValueError: the time is less than twice `fresh_seconds`: somebody may just have found it.
+        """
+        self._require_age(idle_seconds)
+        paths = [_stage(key), _needed(key)]
+        if self._bucket.look(_stage(key)) is None:
             return True
-        finally:
-            self._bucket.delete(mark)
+        return self._removals.remove(_stage(key), paths, lambda: self._renewed_seconds(*paths), idle_seconds)
 
     def sweep(self) -> None:
         """See `ArtifactStore.sweep`. What fails is left for the next time."""
@@ -192,6 +205,7 @@ class ObjectStore:
             self._checkpoints.sweep(now_seconds)
             self._claims.sweep(now_seconds)
             self.uploads.sweep(now_seconds)
+            self._removals.sweep(now_seconds)
         except Transient as error:
             log.warning("nothing is swept at present: %s", error)
 
@@ -210,18 +224,24 @@ class ObjectStore:
         if found is not None and (found.e_tag, found.modified_seconds) == (damaged.e_tag, damaged.modified_seconds):
             self._bucket.delete(damaged.path)
 
-    def _outwaited_removal(self, sha256: str) -> bool:
-        """Wait until nobody is about to remove these bytes; whether there was somebody."""
-        marks = [each.path for each in self._bucket.listed(_condemned(sha256))]
-        if not marks:
-            return False
-        deadline = time.monotonic() + _OUTWAIT_SECONDS
-        while time.monotonic() < deadline:
-            time.sleep(0.5)  # an object store has no events to wait for
-            if not list(self._bucket.listed(_condemned(sha256))):
-                return True
-        self._bucket.delete(marks)
-        return True
+    def _is_needed_again(self, key: str, stage: Stored) -> bool:
+        """Note that a result was found, which `drop_result` heeds; False if it went this very moment."""
+        if _age(stage) < self._fresh_seconds:
+            return True
+        noted = self._bucket.look(_needed(key))
+        if noted is not None and _age(noted) < self._fresh_seconds:
+            return True
+        self._bucket.write(_needed(key), b"")
+        return not self._removals.outwaited(_stage(key)) or self._bucket.look(_stage(key)) is not None
+
+    def _renewed_seconds(self, *paths: str) -> float | None:
+        """When one of these was written last, by the store's clock; None if there is none."""
+        found = [each for path in paths if (each := self._bucket.look(path)) is not None]
+        return max((each.modified_seconds for each in found), default=None)
+
+    def _require_age(self, seconds: float) -> None:
+        if seconds < 2 * self._fresh_seconds:
+            raise ValueError(f"{seconds} s is too young; what is stored is relied on for {2 * self._fresh_seconds} s")
 
 
 def _blob(sha256: str) -> str:
@@ -232,8 +252,16 @@ def _stage(key: str) -> str:
     return f"stages/{key}.json"
 
 
-def _condemned(sha256: str) -> str:
-    return f"condemned/{sha256[:2]}/{sha256}"
+def _needed(key: str) -> str:
+    return f"needed/{key}"
+
+
+def _result(content: bytes | None) -> StageResult | None:
+    """A stored result, or None if it is none of this version's."""
+    try:
+        return StageResult.model_validate_json(content or b"")
+    except ValidationError:
+        return None
 
 
 def _age(stored: Stored) -> float:

@@ -108,7 +108,7 @@ def test_wrong_bytes_are_not_kept(cache: NodeCache, tmp_path: Path) -> None:
     source = Source(b"wEights")
     with pytest.raises(WrongBytes):
         cache.place("blobs", digest(b"weights"), tmp_path / "file", source)
-    assert source.asked == [0], "all of it came just now: it is no use to ask again"
+    assert source.asked == [0, 0], "it may have been the network"
     assert not (tmp_path / "file").exists() and held(cache) == set() and not list((cache.root / "parts").iterdir())
 
 

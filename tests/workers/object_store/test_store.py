@@ -18,7 +18,7 @@ from tests.processes import DEADLINE_SECONDS
 from workers.contracts.results import StageResult, StoredFile
 from workers.errors import Transient
 from workers.object_store import bucket as bucket_module
-from workers.object_store import sending
+from workers.object_store import removals, sending
 from workers.object_store import store as store_module
 from workers.object_store.bucket import PART_BYTES
 from workers.object_store.store import ObjectStore
@@ -184,8 +184,8 @@ def test_a_removal_whose_process_died_holds_nobody_up_for_ever(
 ) -> None:
     file = file_of(tmp_path)
     sha256 = hashlib.sha256(b"weights").hexdigest()
-    store._bucket.write(f"condemned/{sha256[:2]}/{sha256}/dead", b"")
-    monkeypatch.setattr(store_module, "_OUTWAIT_SECONDS", 0.0)
+    store._bucket.write(f"condemned/blobs/{sha256[:2]}/{sha256}/dead", b"")
+    monkeypatch.setattr(removals, "OUTWAIT_SECONDS", 0.0)
     store.put(file, "file")
     assert places(store) == [f"blobs/{sha256[:2]}/{sha256}"]
 
@@ -193,8 +193,51 @@ def test_a_removal_whose_process_died_holds_nobody_up_for_ever(
 def test_a_removal_that_dawdles_does_nothing(bucket_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = ObjectStore(bucket_url, fresh_seconds=0.0)
     stored = store.put(file_of(tmp_path), "file")
-    monkeypatch.setattr(store_module, "_DECIDE_SECONDS", -1.0)
+    monkeypatch.setattr(removals, "DECIDE_SECONDS", -1.0)
     assert not store.delete(stored.sha256, 0.0) and store.where(stored.sha256, 0.0) is not None
+
+
+def test_a_result_that_is_found_while_it_is_dropped_is_found_or_gone(
+    bucket_url: str, object_server: ObjectServer, tmp_path: Path
+) -> None:
+    """The drop has decided, and is held up until the finder has noted its need and looked around."""
+    store = ObjectStore(bucket_url, fresh_seconds=0.0)
+    store.publish(StageResult(stage="prune", key=KEY, files=[store.put(file_of(tmp_path), "file")], seconds=1.0))
+    decided, looked = threading.Event(), threading.Event()
+
+    def in_turns(method: str, path: str) -> None:
+        if method == "GET" and "condemned" in path:
+            looked.set()
+        elif method == "POST" and path.endswith("?delete") and not decided.is_set():
+            decided.set()
+            assert looked.wait(DEADLINE_SECONDS)
+
+    object_server.fault = in_turns
+    dropped: list[bool] = []
+    dropping = threading.Thread(target=lambda: dropped.append(store.drop_result(KEY, 0.0)))
+    dropping.start()
+    assert decided.wait(DEADLINE_SECONDS)
+    found = store.find(KEY)
+    dropping.join(DEADLINE_SECONDS)
+    assert dropped == [True] and found is None
+
+
+def test_finding_is_noted_once_an_hour(store: ObjectStore, object_server: ObjectServer, tmp_path: Path) -> None:
+    store.publish(StageResult(stage="prune", key=KEY, files=[store.put(file_of(tmp_path), "file")], seconds=1.0))
+    assert store.find(KEY) is not None
+    assert object_server.asked("PUT", "needed") == [], "it was published just now"
+    with pytest.raises(ValueError, match=r"7200\.0 s"):
+        store.drop_result(KEY, 7199.0)
+
+
+def test_what_cannot_be_tidied_up_fails_no_stage(
+    store: ObjectStore, object_server: ObjectServer, tmp_path: Path
+) -> None:
+    assert store.claim(KEY, "one", 60)
+    store.save_checkpoint(KEY, 1, file_of(tmp_path / "state").parent)
+    object_server.fault = Times(1000, Reset, "GET", "")
+    store.release(KEY, "one")
+    store.drop_checkpoint(KEY)
 
 
 def test_damage_that_was_mended_meanwhile_is_left_alone(store: ObjectStore, tmp_path: Path) -> None:
