@@ -142,6 +142,12 @@ class Client:
         timeout = httpx2.Timeout(silence_seconds, connect=CONNECT_SECONDS)
         return self._http.stream("GET", path, headers=dict(headers), timeout=timeout)
 
+    def stream_elsewhere(self, url: str, headers: Mapping[str, str]) -> Any:
+        """The same at a signed URL of an object store: by a connection of its own, which knows no API key, and
+        through a proxy if the environment names one."""
+        timeout = httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
+        return httpx2.stream("GET", url, headers=dict(headers), timeout=timeout, follow_redirects=True)
+
 
 def _may_pass(error: Exception) -> bool | float:
     """Whether to try again, or after how many seconds."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import threading
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Protocol
 
 from fastapi import Depends, FastAPI, Query, Request, Security
@@ -24,7 +23,7 @@ from service.database.session import Database
 from service.errors import NotFound, Unauthenticated
 from service.settings import Settings
 from workers.contracts.results import StageResult
-from workers.contracts.store import KeepsUploads
+from workers.contracts.store import Elsewhere, KeepsUploads, OnDisk, Streamed
 from workers.errors import FaultClass
 
 _JOB_ID = re.compile(r"job_[0-9a-zA-Z]{1,36}")
@@ -35,14 +34,14 @@ _bearer = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="As in 
 
 
 class Files(KeepsUploads, upkeep.Store, Protocol):
-    """What the API needs of an artifact store that keeps files on this machine."""
+    """What the API needs of an artifact store."""
 
     def find(self, key: str) -> StageResult | None:
         """The result of the stage with this key."""
         ...
 
-    def path_of(self, sha256: str) -> Path:
-        """Where the bytes with this digest are."""
+    def where(self, sha256: str, url_seconds: float) -> OnDisk | Elsewhere | Streamed | None:
+        """How the bytes with this digest can be read; see `ArtifactStore.where`."""
         ...
 
 

@@ -29,6 +29,10 @@ class Connection(Protocol):
         """A request whose answer is read piece by piece."""
         ...
 
+    def stream_elsewhere(self, url: str, headers: Mapping[str, str]) -> Any:
+        """The same at another server, which is not shown the API key."""
+        ...
+
 
 def download_all(connection: Connection, wanted: Iterable[Artifact], folder: Path) -> list[Path]:
     """Place every file under the folder and return their paths.
@@ -81,22 +85,37 @@ def _fill(connection: Connection, artifact: Artifact, part: Path) -> None:
         have = 0
     if have == artifact.size_bytes and part.exists():
         return
-    headers = {"Accept-Encoding": "identity"}
-    if have:
-        headers |= {"Range": f"bytes={have}-", "If-Range": f'"{artifact.sha256}"'}
+    plain = {"Accept-Encoding": "identity"}
+    ranged = plain | ({"Range": f"bytes={have}-"} if have else {})
+    conditional = ranged | ({"If-Range": f'"{artifact.sha256}"'} if have else {})
     try:
-        with connection.stream(artifact.href, headers) as answer:
-            if answer.is_error:
+        with connection.stream(artifact.href, conditional) as answer:
+            if answer.has_redirect_location:
+                url = str(answer.headers["Location"])
+            elif answer.is_error:
                 answer.read()
                 raise failure_of(answer)
-            resumed = answer.status_code == httpx2.codes.PARTIAL_CONTENT
-            with part.open("ab" if resumed else "wb") as sink:
-                for chunk in answer.iter_bytes(CHUNK_BYTES):
-                    sink.write(chunk)
-                sink.flush()
-                os.fsync(sink.fileno())
+            else:
+                _take(answer, part)
+                return
+        # Its ETag is its own, so nothing is asked of it: what comes is compared with the digest in the end.
+        with connection.stream_elsewhere(url, ranged) as answer:
+            if answer.is_error:
+                host = answer.request.url.host
+                raise Unreachable(f"{artifact.path} cannot be read at {host}: {answer.status_code}; asking anew")
+            _take(answer, part)
     except httpx2.TransportError as error:
         raise Unreachable(f"the download of {artifact.path} broke off: {error}") from error
+
+
+def _take(answer: Any, part: Path) -> None:
+    """Write what comes: after what is there, if the answer goes on from it."""
+    resumed = answer.status_code == httpx2.codes.PARTIAL_CONTENT
+    with part.open("ab" if resumed else "wb") as sink:
+        for chunk in answer.iter_bytes(CHUNK_BYTES):
+            sink.write(chunk)
+        sink.flush()
+        os.fsync(sink.fileno())
 
 
 def _is_right(file: Path, artifact: Artifact) -> bool:

@@ -47,6 +47,10 @@ class Connection(Protocol):
         """A request whose answer is read piece by piece."""
         ...
 
+    def stream_elsewhere(self, url: str, headers: Mapping[str, str]) -> Any:
+        """The same at another server, which is not shown the API key."""
+        ...
+
     def attempts(self) -> Iterator[stamina.Attempt]:
         """Tries with growing pauses."""
         ...

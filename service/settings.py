@@ -31,7 +31,11 @@ class Settings(BaseSettings):
     """`postgresql://USER:PASSWORD@HOST/DATABASE`, or `sqlite:////FILE`. Left empty, a SQLite file in the state
     folder."""
     artifacts_url: str = ""
-    """Where artifacts are kept; left empty, a folder in the state folder."""
+    """Where artifacts are kept: `file:///FOLDER`, or `s3://BUCKET/PREFIX`, `gs://…`, `az://…`, with endpoint and
+    credentials in the usual variables (`AWS_…`) of every process and node; left empty, a folder in the state folder."""
+    signed_url_seconds: Annotated[float, Field(ge=0, le=604_800)] = 3600.0
+    """How long a URL is good that downloads from an object store are sent to; 0 has them pass through the API, for
+    callers that do not reach the object store."""
     ray_address: str | None = None
     """A Ray cluster to join; left empty, the dispatcher starts one on this machine."""
     model_roots: Folders = None

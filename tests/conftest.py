@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -20,6 +21,9 @@ from workers.contracts.places import Places
 from workers.contracts.recipe import Recipe
 from workers.contracts.results import Results
 from workers.local_store import LocalStore
+
+if TYPE_CHECKING:
+    from tests.object_server import ObjectServer
 
 WORDS = ["the", "stream", "carries", "what", "every", "layer", "reads", "and", "writes", "so", "a", "channel", "that"]
 WORDS += ["nobody", "needs", "may", "be", "taken", "away"]
@@ -99,6 +103,34 @@ def postgresql_url(cluster: Cluster, migrated_name: str) -> Iterator[str]:
     name = cluster.create(migrated_name)
     yield cluster.url(name)
     cluster.drop(name)
+
+
+@pytest.fixture(scope="session")
+def started_object_server() -> Iterator[ObjectServer]:
+    from tests.object_server import ObjectServer  # takes a second, and most tests want no server
+
+    server = ObjectServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def object_server(
+    started_object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[ObjectServer]:
+    """An S3-compatible server that the environment points at, and a node's cache of the test's own."""
+    for name, value in started_object_server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DRESS_CACHE_DIR", str(tmp_path / "cache"))
+    started_object_server.settle()
+    yield started_object_server
+    started_object_server.settle()
+
+
+@pytest.fixture
+def bucket_url(object_server: ObjectServer) -> str:
+    """A folder of the server's bucket that nobody else uses."""
+    return f"s3://{object_server.bucket}/{uuid.uuid4().hex}"
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import logging
 import os
 import shutil
 import socket
-import stat
 import tempfile
 import threading
 import time
@@ -23,6 +22,7 @@ from workers.contracts.events import Event, Failed, Succeeded
 from workers.contracts.places import Places
 from workers.contracts.recipe import Recipe
 from workers.contracts.store import ArtifactStore
+from workers.durable import private_folder
 
 logger = logging.getLogger(__name__)
 
@@ -240,14 +240,7 @@ def sweep_workspaces() -> None:
 
 
 def _workspaces() -> Path:
-    root = Path(tempfile.gettempdir()) / f"{_WORKSPACES}-{os.getuid()}"
-    with contextlib.suppress(FileExistsError):
-        root.mkdir(mode=0o700)
-    # Anybody may write to the temporary folder, and may have put something there first: a link, or a folder of theirs.
-    found = root.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise PermissionError(f"{root} is not a private folder of this user; remove it or set another TMPDIR")
-    return root
+    return private_folder(Path(tempfile.gettempdir()) / f"{_WORKSPACES}-{os.getuid()}")
 
 
 def _lock_of(folder: Path) -> Path:

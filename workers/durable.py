@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from workers.errors import StorageFull, Transient
+
+_CHUNK_BYTES = 4 * 1024 * 1024
 
 
 def sync(stream: BinaryIO) -> None:
@@ -32,6 +36,33 @@ def place(draft: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     os.replace(draft, target)
     sync_folder(target.parent)
+
+
+def copy_durably(source: Path, target: Path) -> tuple[str, int]:
+    """Copy a file to a new place, on disk when this returns; the SHA-256 and size of what was copied."""
+    digest = hashlib.sha256()
+    size_bytes = 0
+    with source.open("rb") as reading, target.open("xb") as writing:
+        while chunk := reading.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            writing.write(chunk)
+            size_bytes += len(chunk)
+        sync(writing)
+    return digest.hexdigest(), size_bytes
+
+
+def private_folder(folder: Path) -> Path:
+    """A folder that nobody else can write to, among files of everybody.
+
+    Raises:
+        PermissionError: somebody has put something there first: a link, or a folder of theirs.
+    """
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise PermissionError(f"{folder} is not a private folder of this user; remove it or set another TMPDIR")
+    return folder
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 blobs/ab/abcdef…            bytes, named by their SHA-256
 stages/<key>.json           a finished stage's result
 claims/<key>.json           who computes a stage now, and until when
-checkpoints/<key>/<step>/   a stage's newest checkpoint
+checkpoints/<key>/<step>/   a stage's newest checkpoint, see `local_checkpoints`
 uploads/ab/abcdef…          texts that were uploaded, named by their SHA-256
 drafts/                     what is being written; renamed into place when whole
 """
@@ -11,8 +11,8 @@ drafts/                     what is being written; renamed into place when whole
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -24,17 +24,18 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from workers.contracts.results import StageResult, StoredFile
-from workers.contracts.store import KeptBytes, KeptResult
+from workers.contracts.store import KeptBytes, KeptResult, OnDisk
+from workers.durable import copy_durably as _copy
 from workers.durable import place as _place
-from workers.durable import sync as _sync
-from workers.durable import sync_folder as _sync_folder
 from workers.durable import transient as _transient
 from workers.errors import Transient
+from workers.local_checkpoints import LocalCheckpoints
 from workers.local_uploads import LocalUploads
 
-_CHUNK_BYTES = 4 * 1024 * 1024
 _STALE_DRAFT_SECONDS = 24 * 3600.0
 _STALE_CHECKPOINT_SECONDS = 30 * 24 * 3600.0
+
+log = logging.getLogger(__name__)
 
 
 class LocalStore:
@@ -89,15 +90,17 @@ class LocalStore:
             draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
             try:
                 # A copy, not a link: whoever edits the copy must not edit the store.
+                before = source.stat()
                 sha256, _ = _copy(source, draft)
                 if sha256 == stored.sha256:
                     os.replace(draft, target)
             finally:
                 draft.unlink(missing_ok=True)
         if sha256 != stored.sha256:
-            # Out of the way, so that the stage that made it is computed again instead of failing for ever.
-            source.unlink(missing_ok=True)
-            raise Transient(f"the stored bytes of {stored.path} are damaged (disk?); they will be made again")
+            self._discard_damaged(source, before)
+            raise Transient(
+                f"the stored bytes of {stored.path} ({stored.sha256}) are damaged (disk?); they will be made again"
+            )
         return target
 
     def find(self, key: str) -> StageResult | None:
@@ -145,21 +148,9 @@ class LocalStore:
         Raises:
             Transient: it could not be written; the older checkpoint is still there.
         """
-        target = self._checkpoints(key) / f"{step:012d}"
-        with _transient(f"the checkpoint of step {step} could not be stored in {self.root}"):
+        with _transient(f"no checkpoint can be written to {self.root}"):
             draft = self._draft()
-            try:
-                # Key and step say what it holds: one that is there already is as good.
-                if not target.exists():
-                    _copy_tree(folder, draft)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    os.rename(draft, target)
-                _sync_folder(target.parent)
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
-        for older in self._steps(key):
-            if older.name < target.name:
-                shutil.rmtree(older, ignore_errors=True)
+        self._checkpoints(key).save(step, folder, draft)
 
     def load_checkpoint(self, key: str, folder: Path) -> int | None:
         """Place the newest checkpoint's files in `folder` and return its step, or None if there is none.
@@ -167,24 +158,20 @@ class LocalStore:
         Raises:
             Transient: it could not be read or copied.
         """
-        with _transient(f"the checkpoint could not be read from {self.root}"):
-            for newest in reversed(self._steps(key)):
-                try:
-                    shutil.copytree(newest, folder, dirs_exist_ok=True)
-                except OSError:
-                    if newest.exists():
-                        raise
-                    continue  # replaced by a newer one meanwhile
-                return int(newest.name)
-        return None
+        return self._checkpoints(key).load(folder)
 
     def drop_checkpoint(self, key: str) -> None:
         """Forget the stage's checkpoints; its result is published."""
-        shutil.rmtree(self._checkpoints(key), ignore_errors=True)
+        self._checkpoints(key).drop()
 
     def holds(self, sha256: str) -> bool:
         """See `ArtifactStore.holds`."""
         return self.path_of(sha256).is_file()
+
+    def where(self, sha256: str, url_seconds: float) -> OnDisk | None:
+        """See `ArtifactStore.where`."""
+        file = self.path_of(sha256)
+        return OnDisk(file) if file.is_file() else None
 
     def digests(self, older_than_seconds: float) -> Iterator[KeptBytes]:
         """See `ArtifactStore.digests`."""
@@ -280,13 +267,15 @@ class LocalStore:
         finally:
             draft.unlink(missing_ok=True)
 
-    def _checkpoints(self, key: str) -> Path:
-        return self.root / "checkpoints" / key
+    def _checkpoints(self, key: str) -> LocalCheckpoints:
+        return LocalCheckpoints(self.root / "checkpoints" / key)
 
-    def _steps(self, key: str) -> list[Path]:
-        """Oldest first: the names are as long as each other."""
-        folder = self._checkpoints(key)
-        return sorted(path for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+    def _discard_damaged(self, file: Path, damaged: os.stat_result) -> None:
+        """Out of the way, so that the stage that made it is computed again; unless somebody has done so already."""
+        log.error("the bytes of %s do not match their digest; removing them", file)
+        with _transient(f"{file} could not be removed"), self._lock("blobs", fcntl.LOCK_EX):
+            if file.exists() and os.path.samestat(file.stat(), damaged):
+                file.unlink()
 
     def _result_file(self, key: str) -> Path:
         return self.root / "stages" / f"{key}.json"
@@ -311,32 +300,6 @@ class LocalStore:
         with (folder / ".lock").open("a") as lock:
             fcntl.flock(lock, kind)
             yield
-
-
-def _copy(source: Path, target: Path) -> tuple[str, int]:
-    """Copy durably; the digest and size of what was copied."""
-    digest = hashlib.sha256()
-    size_bytes = 0
-    with source.open("rb") as reading, target.open("xb") as writing:
-        while chunk := reading.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            writing.write(chunk)
-            size_bytes += len(chunk)
-        _sync(writing)
-    return digest.hexdigest(), size_bytes
-
-
-def _copy_tree(source: Path, target: Path) -> None:
-    target.mkdir()
-    for path in sorted(source.rglob("*")):
-        copy = target / path.relative_to(source)
-        if path.is_dir():
-            copy.mkdir(exist_ok=True)
-        else:
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            _copy(path, copy)
-    for folder in (target, *(path for path in target.rglob("*") if path.is_dir())):
-        _sync_folder(folder)
 
 
 def _age_seconds(path: Path) -> float:

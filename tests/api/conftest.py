@@ -48,12 +48,13 @@ ON_BOTH = {
 class Deployment:
     """State folder, database and store of one test, and a worker's part in it."""
 
-    def __init__(self, root: Path, database_url: str = "") -> None:
+    def __init__(self, root: Path, database_url: str = "", **changes: Any) -> None:
         """Without a URL, on a SQLite file of its own; with one, on a database at the newest schema."""
         self.state = root / "state"
         self.model = write_model(root / "tiny")
         roots = (str(root),)
-        self.settings = Settings(state_dir=self.state, database_url=database_url, model_roots=roots, data_roots=roots)
+        places = {"model_roots": roots, "data_roots": roots}
+        self.settings = Settings(state_dir=self.state, database_url=database_url, **places, **changes)
         self.database = Database(self.settings.database_url)
         if not database_url:
             upgrade(self.database)

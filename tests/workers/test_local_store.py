@@ -1,21 +1,26 @@
-"""The folder store: whole bytes or none, results by key, claims that expire, checkpoints that replace each other."""
+"""What is a folder store's own: drafts, a full disk, a killed writer, the layout that earlier versions left."""
+
+from __future__ import annotations
 
 import errno
-import hashlib
+import fcntl
 import os
-import pickle
+import signal
+import subprocess
+import sys
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 
-from workers import local_store
-from workers.contracts.results import Measurement, StageResult, StoredFile
-from workers.errors import Transient
+from tests.processes import DEADLINE_SECONDS
+from tests.tiny_disk import tiny_disk
+from workers import durable
+from workers.contracts.results import StageResult, StoredFile
+from workers.errors import StorageFull, Transient
 from workers.local_store import LocalStore
 
 KEY = "d" * 64
@@ -36,38 +41,12 @@ def result(*files: StoredFile) -> StageResult:
     return StageResult(stage="prune", key=KEY, files=list(files), seconds=1.5)
 
 
-@given(content=st.binary(max_size=300))
-@hypothesis_settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_what_is_put_is_fetched(store: LocalStore, tmp_path: Path, content: bytes) -> None:
-    stored = store.put(file_of(tmp_path, content), "model/weights.bin")
-    assert (stored.sha256, stored.size_bytes) == (hashlib.sha256(content).hexdigest(), len(content))
-    assert store.path_of(stored.sha256).read_bytes() == content
-    fetched = store.fetch(stored, tmp_path / "out")
-    assert fetched == tmp_path / "out" / "model" / "weights.bin" and fetched.read_bytes() == content
-    assert not any((store.root / "drafts").iterdir())
-
-
-def test_editing_a_fetched_file_leaves_the_store_alone(store: LocalStore, tmp_path: Path) -> None:
-    stored = store.put(file_of(tmp_path), "file")
+def test_bytes_lie_where_the_store_says(store: LocalStore, tmp_path: Path) -> None:
+    stored = store.put(file_of(tmp_path), "model/weights.bin")
+    assert store.path_of(stored.sha256).read_bytes() == b"weights"
     store.fetch(stored, tmp_path / "out").write_bytes(b"edited")
     assert store.path_of(stored.sha256).read_bytes() == b"weights"
-
-
-def test_damaged_bytes_are_found_out_and_made_again(store: LocalStore, tmp_path: Path) -> None:
-    stored = store.put(file_of(tmp_path), "file")
-    store.publish(result(stored))
-    store.path_of(stored.sha256).write_bytes(b"WEIGHTS")
-    with pytest.raises(Transient, match="damaged"):
-        store.fetch(stored, tmp_path / "out")
-    assert not (tmp_path / "out" / "file").exists() and store.find(KEY) is None
-    store.put(tmp_path / "file", "file")
-    assert store.find(KEY) is not None
-    assert store.fetch(stored, tmp_path / "out").read_bytes() == b"weights"
-
-
-def test_missing_bytes_are_a_passing_fault(store: LocalStore, tmp_path: Path) -> None:
-    with pytest.raises(Transient, match="could not be fetched"):
-        store.fetch(StoredFile(path="file", sha256="e" * 64, size_bytes=1), tmp_path / "out")
+    assert not any((store.root / "drafts").iterdir())
 
 
 @pytest.mark.parametrize(("number", "remedy"), [(errno.ENOSPC, "free space"), (errno.EIO, "there and writable")])
@@ -77,7 +56,7 @@ def test_a_disk_in_trouble_leaves_nothing_half_written(
     def fail(_: Any) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(local_store, "_sync", fail)
+    monkeypatch.setattr(durable, "sync", fail)
     with pytest.raises(Transient, match=remedy):
         store.put(file_of(tmp_path), "file")
     with pytest.raises(Transient, match=remedy):
@@ -86,58 +65,76 @@ def test_a_disk_in_trouble_leaves_nothing_half_written(
     assert store.load_checkpoint(KEY, tmp_path / "back") is None
 
 
-def test_results_are_found_only_whole(store: LocalStore, tmp_path: Path) -> None:
-    assert store.find(KEY) is None
-    stored = store.put(file_of(tmp_path), "file")
-    measured = result(stored).model_copy(update={"measurements": {"pruned": Measurement(perplexity={"a": None})}})
-    store.publish(measured)
-    assert store.find(KEY) == measured
-    store.path_of(stored.sha256).write_bytes(b"short")
-    assert store.find(KEY) is None
-    (store.root / "stages" / f"{KEY}.json").write_text("{", "utf-8")
-    assert store.find(KEY) is None
+def test_a_full_disk_is_a_passing_fault_and_leaves_what_was_there(tmp_path: Path) -> None:
+    large = file_of(tmp_path, bytes(600 * 1024), "large")
+    with tiny_disk(tmp_path / "disk", size_kib=1024) as disk:
+        store = LocalStore(disk)
+        small = store.put(file_of(tmp_path), "file")
+        store.save_checkpoint(KEY, 1, file_of(tmp_path / "state", bytes(100 * 1024)).parent)
+        store.put(large, "large")
+        large.write_bytes(b"x" + bytes(600 * 1024))
+        with pytest.raises(StorageFull, match="large could not be stored.*free space"):
+            store.put(large, "large")
+        with pytest.raises(StorageFull, match="step 2.*free space"):
+            store.save_checkpoint(KEY, 2, file_of(tmp_path / "state", bytes(500 * 1024)).parent)
+        with pytest.raises(StorageFull), store.uploads.drafting() as draft:
+            draft.write(bytes(500 * 1024))
+            draft.seal()
+        assert not any((disk / "drafts").iterdir())
+        assert store.load_checkpoint(KEY, tmp_path / "back") == 1
+        assert store.fetch(small, tmp_path / "out").read_bytes() == b"weights"
+        assert len(list(store.digests(0.0))) == 2
+        with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+            while filler.write(bytes(512)):
+                pass
+        with pytest.raises(StorageFull, match="file could not be fetched"):
+            store.fetch(small, disk / "out")
 
 
-def test_a_claim_is_one_owners_until_it_expires(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert store.claim(KEY, "one", 60)
-    assert store.claim(KEY, "one", 60), "its owner may prolong it"
-    assert not store.claim(KEY, "two", 60)
-    store.release(KEY, "two")
-    assert not store.claim(KEY, "two", 60), "only its owner releases it"
-    store.release(KEY, "one")
-    assert store.claim(KEY, "two", 0)
-    assert store.claim(KEY, "one", 60), "an expired claim is free"
+_PUTTING = """
+import sys
+from pathlib import Path
+from workers.local_store import LocalStore
+LocalStore(Path(sys.argv[1])).put(Path(sys.argv[2]), "file")
+"""
 
 
-def test_many_claimants_one_winner(store: LocalStore) -> None:
-    start = threading.Barrier(8)
-    won: list[str] = []
+def test_a_writer_that_is_killed_leaves_nothing_that_can_be_seen(store: LocalStore, tmp_path: Path) -> None:
+    """It reads from a pipe: when a write into the pipe returns, all but the pipe's own capacity has been read."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = subprocess.Popen([sys.executable, "-c", _PUTTING, str(store.root), str(pipe)])
+    try:
+        with pipe.open("wb", buffering=0) as stream:
+            fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, 4096)
+            for _ in range(3):
+                stream.write(bytes(4 * 1024 * 1024))
+            os.kill(writer.pid, signal.SIGKILL)
+            writer.wait(DEADLINE_SECONDS)
+    finally:
+        writer.kill()
+    (draft,) = (store.root / "drafts").iterdir()
+    assert draft.stat().st_size > 0, "it was killed in the middle of writing"
+    assert list(store.digests(0.0)) == []
+    os.utime(draft, (0, 0))
+    store.sweep()
+    assert not draft.exists()
 
-    def claim(owner: str) -> None:
-        start.wait()
-        if store.claim(KEY, owner, 60):
-            won.append(owner)
 
-    threads = [threading.Thread(target=claim, args=(f"owner {n}",)) for n in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(won) == 1
+def test_an_expired_claim_is_told_by_the_clock_of_the_machine(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert store.claim(KEY, "one", 60) and not store.claim(KEY, "two", 60)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 61)
+    assert store.claim(KEY, "two", 60)
 
 
-def test_the_newest_checkpoint_replaces_the_older(store: LocalStore, tmp_path: Path) -> None:
-    assert store.load_checkpoint(KEY, tmp_path / "back") is None
-    for step in (9, 10, 100):
-        file_of(tmp_path / "state" / "deep", str(step).encode())
-        store.save_checkpoint(KEY, step, tmp_path / "state")
-    assert [path.name for path in (store.root / "checkpoints" / KEY).iterdir()] == [f"{100:012d}"]
-    assert store.load_checkpoint(KEY, tmp_path / "back") == 100
-    assert (tmp_path / "back" / "deep" / "file").read_bytes() == b"100"
-    store.save_checkpoint(KEY, 100, tmp_path / "state")
-    store.drop_checkpoint(KEY)
-    store.drop_checkpoint(KEY)
-    assert store.load_checkpoint(KEY, tmp_path / "back") is None
+def test_a_checkpoint_of_an_earlier_version_is_read(store: LocalStore, tmp_path: Path) -> None:
+    store.save_checkpoint(KEY, 7, file_of(tmp_path / "state").parent)
+    (store.root / "checkpoints" / KEY / f"{7:012d}" / ".digests.json").unlink()
+    assert store.load_checkpoint(KEY, tmp_path / "back") == 7
+    assert (tmp_path / "back" / "file").read_bytes() == b"weights"
 
 
 def test_old_drafts_are_swept_and_new_ones_kept(store: LocalStore, tmp_path: Path) -> None:
@@ -163,5 +160,41 @@ def test_what_is_forgotten_takes_no_bytes_that_others_name(store: LocalStore, tm
     assert not store.path_of(shared.sha256).exists()
 
 
-def test_it_travels(store: LocalStore) -> None:
-    assert pickle.loads(pickle.dumps(store)).root == store.root
+def test_age_begins_anew_with_each_put(store: LocalStore, tmp_path: Path) -> None:
+    stored = store.put(file_of(tmp_path), "file")
+    os.utime(store.path_of(stored.sha256), (0, 0))
+    assert [each.sha256 for each in store.digests(3600.0)] == [stored.sha256]
+    store.put(tmp_path / "file", "file")
+    assert list(store.digests(3600.0)) == [] and not store.delete(stored.sha256, 3600.0)
+    os.utime(store.path_of(stored.sha256), (0, 0))
+    with store.path_of(stored.sha256).open("rb") as reader:
+        assert store.delete(stored.sha256, 3600.0)
+        assert reader.read() == b"weights", "who reads it goes on reading"
+
+
+def test_whoever_deletes_waits_for_a_put_that_is_about_to_end(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The put is held up at its last step; the deletion must then see the new age, not the old one."""
+    stored = store.put(file_of(tmp_path), "file")
+    os.utime(store.path_of(stored.sha256), (0, 0))
+    placing, go_on = threading.Event(), threading.Event()
+
+    def slowly(draft: Path, target: Path) -> None:
+        placing.set()
+        assert go_on.wait(DEADLINE_SECONDS)
+        durable.place(draft, target)
+
+    monkeypatch.setattr("workers.local_store._place", slowly)
+    putting = threading.Thread(target=store.put, args=(tmp_path / "file", "file"))
+    putting.start()
+    assert placing.wait(DEADLINE_SECONDS)
+    deleted: list[bool] = []
+    deleting = threading.Thread(target=lambda: deleted.append(store.delete(stored.sha256, 3600.0)))
+    deleting.start()
+    deleting.join(0.2)
+    assert deleted == [], "it waits"
+    go_on.set()
+    putting.join(DEADLINE_SECONDS)
+    deleting.join(DEADLINE_SECONDS)
+    assert deleted == [False] and store.path_of(stored.sha256).read_bytes() == b"weights"

@@ -38,7 +38,7 @@ def test_a_recipe_becomes_a_folder(recipe: Recipe, tmp_path: Path) -> None:
     assert result["results"]["recovered"]["perplexity"]["valid"] > 1
     assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
     imported = set(json.loads(ended.stderr.strip().splitlines()[-1]))
-    assert not imported & {"ray", "sqlalchemy", "fastapi", "datasets", "lm_eval", "api", "service"}
+    assert not imported & {"ray", "sqlalchemy", "fastapi", "datasets", "lm_eval", "obstore", "api", "service"}
 
 
 @pytest.mark.parametrize(

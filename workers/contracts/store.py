@@ -1,7 +1,8 @@
 """What the pipeline needs of an artifact store; the service hands one over, scoped to what the team may see."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -25,6 +26,32 @@ class KeptResult(NamedTuple):
     """Of the files that it names."""
     idle_seconds: float
     """Since it was last published or found."""
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """Bytes that lie in a file of this machine."""
+
+    file: Path
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Bytes that whoever has the URL may read there for a while, with ranges, and without further credentials."""
+
+    url: str
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Bytes that can only be had through this process."""
+
+    read: Callable[[int, int], Iterator[bytes]]
+    """From a place on, so many bytes, piece by piece.
+
+    Raises (while it is read):
+        Transient: the store does not answer.
+    """
 
 
 class Draft(Protocol):
@@ -153,6 +180,14 @@ class ArtifactStore(KeepsUploads, Protocol):
 
         Raises:
             Transient: the store cannot be read.
+        """
+        ...
+
+    def where(self, sha256: str, url_seconds: float) -> OnDisk | Elsewhere | Streamed | None:
+        """How these bytes can be read by others than the pipeline, or None if there are none.
+
+        Args:
+            url_seconds: how long a signed URL is good; 0 wants none.
         """
         ...
 

@@ -34,8 +34,9 @@ NOT_DECIDING = frozenset(
             "drawing.py",
             "durable.py",
         ),
-        *("errors.py", "figures", "high_water.py", "licence.py", "local_run.py", "local_store.py"),
-        *("local_uploads.py", "model_card.py", "pipeline.py", "searching", "study_run.py", "study_table.py"),
+        *("errors.py", "figures", "high_water.py", "licence.py", "local_checkpoints.py", "local_run.py"),
+        *("local_store.py", "local_uploads.py", "model_card.py", "object_store", "pipeline.py", "searching"),
+        *("study_run.py", "study_table.py"),
         "tuning.py",
         *("planning/forecast.py", "planning/needs.py", "planning/peaks.py", "planning/room.py", "planning/shapes.py"),
     }
