@@ -34,13 +34,16 @@ from workers.contracts.trials import TrialFinished, TrialProgressed, TrialPropos
 
 LEASE_SECONDS = 600.0
 ON_BOTH = {
-    "test_several_servers",
-    "test_jobs",
-    "test_events",
-    "test_datasets",
-    "test_searches",
     "test_compare",
+    "test_datasets",
+    "test_events",
+    "test_jobs",
+    "test_queue",
+    "test_retrying",
     "test_search_faults",
+    "test_searches",
+    "test_several_servers",
+    "test_waking",
 }
 """Modules whose tests run on either database."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -11,15 +12,19 @@ from sqlalchemy import event, func, select, text, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from service import events, idempotency, jobs, queue
+from service import datasets, events, idempotency, jobs, queue
+from service.artifacts.stores import open_store
 from service.database.session import Database
-from service.database.tables import ApiKey, Job
+from service.database.tables import ApiKey, Dataset, Job
 from service.dispatch.dispatcher import Dispatcher
 from service.dispatch.inline_runner import InlineRunner
 from service.dispatch.runner import Capacity
+from service.errors import NotFound
+from service.settings import Settings
 from tests.conftest import BACKENDS
 from tests.processes import DEADLINE_SECONDS
 from tests.service.bench import Bench
+from tests.service.test_datasets import kept
 from tests.service.test_queue import enqueue, expire, lease
 from workers.contracts.recipe import Recipe
 
@@ -76,6 +81,27 @@ def test_one_key_makes_one_thing(database: Database, recipe: Recipe) -> None:
     together(20, ask)
     with database.reading() as session:
         assert answers == [session.scalars(select(Job.id)).one()] * 20
+
+
+def test_a_text_that_is_kept_deleted_and_swept_at_once_has_its_bytes_or_no_row(
+    database: Database, settings: Settings
+) -> None:
+    store = open_store(settings.artifacts_url)
+
+    def act(number: int) -> None:
+        for _ in range(4):
+            made = kept(database, store)
+            if number == 0:
+                datasets.sweep(database, store.uploads)
+            elif number == 1:
+                with contextlib.suppress(NotFound):  # the other's deletion came first: it was the same data set
+                    database.write(lambda session, id=made.id: datasets.delete(session, id))
+
+    together(4, act)
+    with database.reading() as session:
+        alive = session.scalars(select(Dataset).where(Dataset.deleted_at.is_(None))).all()
+    assert len(alive) <= 1, "the same bytes under the same name are one data set"
+    assert all(store.uploads.holds(each.sha256) for each in alive)
 
 
 def test_an_expired_lease_is_adopted_once(database: Database, recipe: Recipe) -> None:

@@ -126,7 +126,7 @@ def test_stop_ends_a_search_and_leaves_what_it_found(bench: Bench, search: Searc
     eventually(lambda: first_trial_ended(bench, search_id), dispatcher.tick)
     assert told(bench, "stop", search_id) == "cancelling"
     job = bench.until(search_id, "cancelled", dispatcher)
-    assert job.reason == "stopped after 1 of 3 trials" and bench.runner.attempts() == set()
+    assert job.reason == "stopped after 1 of 3 trials, 1 more given up" and bench.runner.attempts() == set()
     assert [row.status for row in bench.trials(search_id)] == ["succeeded", "stopped"]
     with bench.database.reading() as session:
         assert searches.get(session, search_id)[1].best == 1
