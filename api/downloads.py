@@ -98,14 +98,25 @@ def _fill(connection: Connection, artifact: Artifact, part: Path) -> None:
             else:
                 _take(answer, part)
                 return
-        # Its ETag is its own, so nothing is asked of it: what comes is compared with the digest in the end.
-        with connection.stream_elsewhere(url, ranged) as answer:
+    except httpx2.TransportError as error:
+        raise Unreachable(f"the download of {artifact.path} broke off: {error}") from error
+    _fill_from(connection, url, ranged, artifact, part)
+
+
+def _fill_from(connection: Connection, url: str, headers: Mapping[str, str], artifact: Artifact, part: Path) -> None:
+    """The same from the object store that the server sent us to. Its ETag is its own, so it is asked without one: what
+    comes is compared with the digest in the end."""
+    host = httpx2.URL(url).host
+    try:
+        with connection.stream_elsewhere(url, headers) as answer:
             if answer.is_error:
-                host = answer.request.url.host
                 raise Unreachable(f"{artifact.path} cannot be read at {host}: {answer.status_code}; asking anew")
             _take(answer, part)
     except httpx2.TransportError as error:
-        raise Unreachable(f"the download of {artifact.path} broke off: {error}") from error
+        raise Unreachable(
+            f"{artifact.path} cannot be read at {host}: {error}; if that host is out of reach from here, the server's "
+            "operator may set DRESS_SIGNED_URL_SECONDS=0"
+        ) from error
 
 
 def _take(answer: Any, part: Path) -> None:

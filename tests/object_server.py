@@ -63,7 +63,8 @@ class ObjectServer:
         self.endpoint = f"http://127.0.0.1:{self._server.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
-        assert httpx2.put(f"{self.endpoint}/{BUCKET}", trust_env=False).status_code == 200
+        # moto loads its service with the first request, which takes its time on a busy machine.
+        assert httpx2.put(f"{self.endpoint}/{BUCKET}", trust_env=False, timeout=120).status_code == 200
 
     @property
     def environment(self) -> dict[str, str]:

@@ -13,16 +13,17 @@ from pathlib import Path
 import pytest
 
 from api.client import Client
+from tests.conftest import changed
 from tests.object_server import BUCKET, ObjectServer
 from tests.processes import serving, until
-from tests.test_one_job import Service, long_recipe, types
+from tests.test_one_job import Service, types
 from workers import pipeline
 from workers.contracts.events import StageFinished, Succeeded
 from workers.contracts.places import Places
 from workers.contracts.recipe import Recipe
 from workers.object_store.store import ObjectStore
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,9 @@ def service(
 def test_a_killed_worker_goes_on_and_its_stages_are_found_on_another_node(
     service: Service, recipe: Recipe, object_server: ObjectServer, url: str, tmp_path: Path
 ) -> None:
-    wanted = long_recipe(recipe, seed=7)
+    wanted = changed(
+        recipe, method__training__epochs=8, resources__checkpoint_every_steps=20, recover={"kind": "none"}, seed=7
+    )
     job = service.client.jobs.submit(wanted)
     told = service.followed(job, {("checkpoint_saved", 2): lambda: service.kill_9("worker")})
     done = service.client.jobs.get(job.id)

@@ -63,7 +63,8 @@ class LocalCheckpoints:
                     _verify(shutil.copytree(newest, folder, dirs_exist_ok=True))
                 except Damaged as error:
                     log.error("%s is passed over and removed: %s", newest, error)
-                    shutil.rmtree(folder, ignore_errors=True)
+                    for file in (path for path in newest.rglob("*") if path.is_file()):
+                        (folder / file.relative_to(newest)).unlink(missing_ok=True)
                     shutil.rmtree(newest, ignore_errors=True)
                     continue
                 except OSError:

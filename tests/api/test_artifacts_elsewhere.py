@@ -58,8 +58,8 @@ def test_a_download_is_sent_to_the_store(http: TestClient, url: str, object_serv
     assert answer.status_code == 307 and answer.headers["Cache-Control"] == "no-store"
     place = answer.headers["Location"]
     assert place.startswith(object_server.endpoint)
-    assert httpx2.get(place, trust_env=False).content == BYTES
-    ranged = httpx2.get(place, headers={"Range": "bytes=10-19"}, trust_env=False)
+    assert httpx2.get(place, trust_env=False, timeout=60).content == BYTES
+    ranged = httpx2.get(place, headers={"Range": "bytes=10-19"}, trust_env=False, timeout=60)
     assert (ranged.status_code, ranged.content) == (206, BYTES[10:20])
 
 

@@ -231,10 +231,12 @@ def test_a_damaged_checkpoint_is_passed_over(backend: Backend, tmp_path: Path) -
     file_of(tmp_path / "state", b"moments")
     store.save_checkpoint(KEY, 7, tmp_path / "state")
     backend.write(f"checkpoints/{KEY}/{7:012d}/file", b"mOments")
+    other = file_of(tmp_path / "back", b"of somebody else", "other")
     assert store.load_checkpoint(KEY, tmp_path / "back") is None
+    assert list((tmp_path / "back").iterdir()) == [other]
     store.save_checkpoint(KEY, 7, tmp_path / "state")
     assert store.load_checkpoint(KEY, tmp_path / "back") == 7
-    assert (tmp_path / "back" / "file").read_bytes() == b"moments"
+    assert (tmp_path / "back" / "file").read_bytes() == b"moments" and other.read_bytes() == b"of somebody else"
 
 
 def test_bytes_are_listed_with_their_age_and_deleted_by_it(backend: Backend, tmp_path: Path) -> None:
@@ -282,7 +284,7 @@ def test_bytes_can_be_read_by_others(store: ArtifactStore, tmp_path: Path) -> No
         case OnDisk(file):
             assert file.read_bytes() == b"0123456789"
         case Elsewhere(url):
-            answer = httpx2.get(url, headers={"Range": "bytes=3-"}, trust_env=False)
+            answer = httpx2.get(url, headers={"Range": "bytes=3-"}, trust_env=False, timeout=60)
             assert (answer.status_code, answer.content) == (206, b"3456789")
             assert answer.headers["Content-Disposition"] == "attachment"
             assert answer.headers["Content-Type"] == "application/octet-stream"

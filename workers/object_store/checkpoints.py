@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 from collections import defaultdict
 from pathlib import Path
 
@@ -108,10 +107,13 @@ class Checkpoints:
             files = _FILES.validate_json(content)
         except ValidationError as error:
             raise Damaged(f"{listing} is no list of files") from error
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        for stored in files:
-            self._fetch_file(f"{listing.removesuffix('.json')}/{stored.path}", stored, folder / stored.path)
+        try:
+            for stored in files:
+                self._fetch_file(f"{listing.removesuffix('.json')}/{stored.path}", stored, folder / stored.path)
+        except (Damaged, LookupError):
+            for stored in files:
+                (folder / stored.path).unlink(missing_ok=True)
+            raise
 
     def _fetch_file(self, path: str, stored: StoredFile, target: Path) -> None:
         found = self._bucket.look(path)

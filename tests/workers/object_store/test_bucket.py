@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from obstore.exceptions import GenericError
 
 from tests.object_server import CutShort, Forbidden, ObjectServer, Reset, Times, Unavailable
 from workers.errors import Transient
@@ -129,6 +130,16 @@ def test_what_is_too_large_to_copy_is_sent_again(there: str, monkeypatch: pytest
     assert found is not None
     bucket.copy(found, "copied")
     assert bucket.read("copied") == b"bytes"
+
+
+def test_credentials_that_cannot_sign_give_no_url(there: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> str:
+        raise GenericError("no key to sign with")
+
+    bucket = Bucket(there)
+    assert (bucket.signed_url("there", 60.0) or "").startswith("http")
+    monkeypatch.setattr("obstore.sign", refuse)
+    assert bucket.signed_url("there", 60.0) is None
 
 
 def test_an_iterator_that_fails_leaves_nothing(there: str) -> None:
