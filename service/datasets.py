@@ -22,6 +22,8 @@ from workers.errors import Transient
 log = logging.getLogger(__name__)
 
 _FINAL = sorted(status.value for status in FINAL)
+_STORE_SECONDS = 600
+"""So long the store may take to put bytes in place or to remove them."""
 _STRAY_SECONDS = 3600.0
 """Bytes so old that belong to no data set are no upload's under way: its row follows within seconds."""
 _JOBS_NAMED = 3
@@ -242,3 +244,4 @@ def _sweep_one(session: Session, uploads: Uploads, sha256: str) -> None:
 def _lock(session: Session, sha256: str) -> None:
     """Wait for all who keep or remove these bytes; there may be no row of them yet."""
     locks.hold(session, f"bytes:{sha256}")
+    locks.allow_silence(session, _STORE_SECONDS)

@@ -9,6 +9,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.schema import CreateTable
 
+from service.database import locks
 from service.database.clock import database_now
 from service.database.session import Database
 from service.database.tables import ApiKey, Base, Job, new_id
@@ -102,6 +103,10 @@ def test_nobody_waits_for_ever_on_postgresql(database: Database) -> None:
     }
     with database.writing() as session:
         assert {name: session.scalar(text(f"SHOW {name}")) for name in wanted} == wanted
+        locks.allow_silence(session, 600)
+        assert session.scalar(text("SHOW idle_in_transaction_session_timeout")) == "10min"
+    with database.writing() as session:
+        assert session.scalar(text("SHOW idle_in_transaction_session_timeout")) == "30s", "of that transaction alone"
 
 
 def test_ids_are_prefixed_and_differ() -> None:
