@@ -103,9 +103,9 @@ class Fault(Answer):
     """What went wrong and what to do."""
     fault: FaultClass | None = None
     """Whose fault it is: the `recipe`'s, the node's memory (`out_of_memory`), the surroundings' (`transient`), or that
-    of a stage that took longer than its `deadline`; `null` for what older versions left."""
+    of a stage that took longer than its `deadline`; `null` of trials, and for what older versions left."""
     retryable: bool | None = None
-    """Whether the same, unchanged, may well succeed the next time: of these the service has tried again by itself."""
+    """Whether the same, unchanged, may well succeed the next time: such as these the service tries again by itself."""
 
 
 class Job(Answer):

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import BaseModel, ConfigDict
 
 from api.dependencies import Wired, caller
 from api.errors import problem
@@ -19,25 +20,35 @@ from workers.errors import Transient
 
 router = APIRouter(prefix="/v1", tags=["upkeep"], dependencies=[Depends(caller)])
 
-DryRun = Annotated[bool, Query(description="Tell what would be done, and do nothing.")]
+
+class _Asked(BaseModel):
+    """Unknown parameters are refused: a rehearsal that was misspelt must not be taken for the real thing."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    dry_run: bool = False
+    """Tell what would be done, and do nothing."""
+
+
+Asked = Annotated[_Asked, Query()]
 
 
 @router.post("/retention:run", operation_id="run_retention", responses=problems(401, 409, 422, 503))
-def run_retention(wiring: Wired, dry_run: DryRun = False) -> RetentionReport:
+def run_retention(wiring: Wired, asked: Asked) -> RetentionReport:
     """Remove files, and in the end jobs and searches themselves, that the deployment's policy no longer keeps.
 
     What has not ended, is pinned by the label `keep=true`, is being downloaded, or is referred to by what goes on, is
     left alone. A dry run tells exactly what a run would remove now. The bytes go with the next collection of garbage.
     """
     policy = upkeep.policy(wiring.settings)
-    if dry_run:
+    if asked.dry_run:
         with wiring.database.reading() as session:
             removed = retention.due(session, policy)
     else:
         with upkeep.alone(wiring.database, notes_end=False) as may_go_on:
             removed = retention.apply(wiring.database, policy, may_go_on)
     return RetentionReport(
-        dry_run=dry_run,
+        dry_run=asked.dry_run,
         policy=RetentionPolicy(
             artifact_days=policy.artifact_days, row_days=policy.row_days, keep_last=policy.keep_last
         ),
@@ -52,19 +63,19 @@ def run_retention(wiring: Wired, dry_run: DryRun = False) -> RetentionReport:
     response_model=GarbageReport,
     responses=problems(401, 409, 422, 503),
 )
-def collect_garbage(request: Request, wiring: Wired, dry_run: DryRun = False) -> GarbageReport | Response:
+def collect_garbage(request: Request, wiring: Wired, asked: Asked) -> GarbageReport | Response:
     """Mark the files of the artifact store that nothing refers to, and remove those that were marked a grace ago.
 
     A dispatcher does so by itself from time to time; only one at a time may.
     """
     terms = upkeep.terms(wiring.settings)
     try:
-        if dry_run:
-            return _report(collection.collect(wiring.database, wiring.store, terms, dry_run=True), dry_run)
+        if asked.dry_run:
+            return _report(collection.collect(wiring.database, wiring.store, terms, dry_run=True), dry_run=True)
         with upkeep.alone(wiring.database, notes_end=False) as may_go_on:
             told = collection.collect(wiring.database, wiring.store, terms, may_go_on=may_go_on)
             wiring.store.sweep()
-            return _report(told, dry_run)
+            return _report(told, dry_run=False)
     except Transient as error:
         return problem(request.scope, HTTPStatus.SERVICE_UNAVAILABLE, str(error), code="unavailable")
 
@@ -82,7 +93,7 @@ def _removal(each: retention.Due) -> Removal:
     )
 
 
-def _report(told: collection.Collected, dry_run: bool) -> GarbageReport:
+def _report(told: collection.Collected, *, dry_run: bool) -> GarbageReport:
     return GarbageReport(
         dry_run=dry_run,
         removed=_files(told.removed),

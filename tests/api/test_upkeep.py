@@ -88,6 +88,14 @@ def test_garbage_is_marked_and_then_removed(http: TestClient, deployment: Deploy
     assert http.get(f"/v1/jobs/{kept}/artifacts/model/model.safetensors").content == b"weights"
 
 
+@pytest.mark.parametrize("what", ["retention:run", "garbage:collect"])
+def test_a_misspelt_rehearsal_is_refused(http: TestClient, what: str) -> None:
+    refused = http.post(f"/v1/{what}", params={"dryrun": True})
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["parameter"] == "dryrun"
+    assert http.post(f"/v1/{what}", params={"dry_run": "perhaps"}).status_code == 422
+
+
 def test_one_upkeep_at_a_time(http: TestClient, deployment: Deployment) -> None:
     with upkeep.alone(deployment.database):
         for what in ("retention:run", "garbage:collect"):
