@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 60.0
 
 
 def interruptible(module: str, *arguments: str) -> list[str]:

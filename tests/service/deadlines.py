@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 
-def eventually(happens: Callable[[], bool], act: Callable[[], object], seconds: float = 30.0) -> None:
+def eventually(happens: Callable[[], bool], act: Callable[[], object], seconds: float = 60.0) -> None:
     """Act until it happens. `act` waits by itself for what it acts upon."""
     deadline = time.monotonic() + seconds
     while not happens():
