@@ -82,11 +82,11 @@ class Settings(BaseSettings):
     fewer than `retention_artifact_days`."""
     retention_keep_last: Annotated[int, Field(ge=0)] = 0
     """The newest so many of each team (label `team`) are kept, whatever their age."""
-    stage_result_days: Annotated[float, Field(gt=0)] = 30.0
+    stage_result_days: Annotated[float, Field(ge=0.1)] = 30.0
     """A stage's result whose files no job has is kept for so many days after it was last found."""
-    garbage_grace_hours: Annotated[float, Field(ge=1)] = 24.0
+    garbage_grace_hours: Annotated[float, Field(ge=2)] = 24.0
     """Bytes that nothing refers to are removed so long after that was noticed, and never sooner after they were stored.
-    Longer than a download may take, and than a signed URL lives."""
+    Longer than a download may take, and than a signed URL lives; an object store relies on bytes for two hours."""
     upkeep_every_hours: Annotated[float, Field(gt=0)] | None = 6.0
     """A dispatcher applies the retention policy and removes garbage so often; left empty, only by command."""
 
