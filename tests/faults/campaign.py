@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import shutil
 import sys
 import tempfile
@@ -27,12 +28,11 @@ from service.database.tables import Job
 from tests.faults import audit
 from tests.faults.clients import ENDED, Client, service_at
 from tests.faults.deployment import Deployment, Shape, url_of
-from tests.faults.history import History, Tail, facts
-from tests.faults.injector import Injector, odds, plan
+from tests.faults.history import Fact, History, Tail, facts
+from tests.faults.injector import IN_FLIGHT, Injector, odds, plan
 from tests.faults.promises import Unfinished, Verdict, judged
 
-CLIENTS = 24
-IN_FLIGHT = 20
+CLIENTS = 26
 OF_A_SLICE = 100
 _TICK_SECONDS = 0.02
 _PATIENCE_SECONDS = 60.0
@@ -60,8 +60,8 @@ class Slice:
         """
         self._told = History(folder / "history.jsonl")
         self._tail = Tail(folder / "history.jsonl")
-        self._posts = 0
         self._steps = 0
+        self._newest: list[Fact] = []
         self._seed, self._after, self._settle_seconds = seed, after, settle_seconds
         self._weights = weights or odds(shape)
         self._deployment = Deployment(folder, shape, self._told)
@@ -86,7 +86,7 @@ class Slice:
         ]
         for client in clients:
             client.start()
-        injector = Injector(deployment, service, self._told, self._until_posted)
+        injector = Injector(deployment, service, self._told, self._until_told)
         self._await(lambda: deployment.running()[1] >= IN_FLIGHT)
         hits = 0
         for fault in plan(self._seed, self._weights, *self._after):
@@ -121,18 +121,24 @@ class Slice:
         with self._deployment.database.reading() as session:
             return not session.scalars(select(Job.id).where(Job.status.notin_(ENDED)).limit(1)).all()
 
-    def _until_posted(self) -> bool:
-        awaited = self._posts + 1
-        return self._await(lambda: self._posts >= awaited, 5.0)
+    def _until_told(self, what: str) -> Fact | None:
+        """The next fact of a kind; None if none comes for some seconds."""
+        found: list[Fact] = []
+
+        def look() -> bool:
+            found.extend(fact for fact in self._newest if fact["what"] == what)
+            return bool(found)
+
+        self._newest = []
+        return found[0] if self._await(look, _PATIENCE_SECONDS / 12) else None
 
     def _await(self, condition: object, seconds: float = _PATIENCE_SECONDS) -> bool:
         """Wait for it, keep the parts alive and read what the history says meanwhile; whether it came true."""
         assert callable(condition)
         deadline, pause = time.monotonic() + seconds, threading.Event()
         while True:
-            for fact in self._tail.read():
-                self._steps += fact["what"] == "told"
-                self._posts += fact["what"] == "post"
+            self._newest = self._tail.read()
+            self._steps += sum(fact["what"] == "told" for fact in self._newest)
             for part in (*self._deployment.apis, *self._deployment.dispatchers):
                 self._deployment.keep(part)
             if condition():
@@ -196,13 +202,15 @@ def _times(times: list[float]) -> str:
     )
 
 
-def run(state: Path, database: str, seed: int, faults: int, of_a_slice: int, seconds: float | None) -> list[Verdict]:
-    """Slices until so many faults have counted, or the time is over."""
+def run(
+    state: Path, database: str, seed: int, faults: int, of_a_slice: int, seconds: float = math.inf, stepped: int = 4
+) -> list[Verdict]:
+    """Slices until so many faults have counted, or the time is over. In every `stepped`th the clock is."""
     began, verdicts, counted = time.monotonic(), [], 0
-    while counted < faults and (seconds is None or time.monotonic() - began < seconds):
+    while counted < faults and time.monotonic() - began < seconds:
         number = len(verdicts) + 1
-        shape = Shape(database=database, stepped_clock=number % 4 == 0)
-        folder = state / f"{database}-{seed}-{number:04d}"
+        shape = Shape(database=database, stepped_clock=number % stepped == 0)
+        folder = state / f"{database}-{seed}-{number:04d}{'-stepped' if shape.stepped_clock else ''}"
         started = time.monotonic()
         verdict = run_slice(folder, shape, f"{seed}:{number}", min(of_a_slice, faults - counted))
         verdicts.append(verdict)
@@ -221,12 +229,20 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=2000, help="that hit a running attempt (default: %(default)s)")
     parser.add_argument("--of-a-slice", type=int, default=OF_A_SLICE, help="faults in one slice (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, help="begin no further slice after so long")
+    parser.add_argument("--stepped-clock", action="store_true", help="step the clock in every slice, not every fourth")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no further slice after so long")
     parser.add_argument("--state", type=Path, help="folder of the histories; given again, the campaign goes on")
     wanted = parser.parse_args()
     state = wanted.state or Path(tempfile.mkdtemp(prefix="dress-campaign-"))
-    seconds = None if wanted.minutes is None else wanted.minutes * 60
-    verdicts = run(state, wanted.database, wanted.seed, wanted.faults, wanted.of_a_slice, seconds)
+    verdicts = run(
+        state,
+        wanted.database,
+        wanted.seed,
+        wanted.faults,
+        wanted.of_a_slice,
+        seconds=wanted.minutes * 60,
+        stepped=1 if wanted.stepped_clock else 4,
+    )
     print(report(verdicts))
     print(f"seed {wanted.seed}; histories in {state}")
     return 1 if any(verdict.broken for verdict in verdicts) else 0

@@ -65,11 +65,13 @@ class Client(threading.Thread):
         """Queue a job under a key, however often that must be asked; its id."""
         recipe = {"model": {"source": self._service.model}, "method": {"kind": "dress", "ratio": 0.25}, "seed": seed}
         while not self._given_up.is_set():
-            self._told.add("post", key=key, seed=seed)
+            api = self._place % len(self._service.urls)
+            self._told.add("post", key=key, seed=seed, api=api)
             answer = self._ask("POST", "/v1/jobs", {"recipe": recipe, "metadata": {"key": key}}, key)
             if answer is not None and answer.status_code == 201:
                 job_id = str(answer.json()["id"])
-                self._told.add("posted", key=key, job=job_id, replayed="Idempotent-Replayed" in answer.headers)
+                replayed = "Idempotent-Replayed" in answer.headers
+                self._told.add("posted", key=key, job=job_id, api=api, replayed=replayed)
                 return job_id
             self._told.add("post_unanswered", key=key, status=None if answer is None else answer.status_code)
         return None

@@ -17,13 +17,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tests.faults.clients import Client, Service
 from tests.faults.deployment import LEASE_SECONDS, Deployment, Part, Running, Shape
-from tests.faults.history import History
+from tests.faults.history import Fact, History
 
 Each = TypeVar("Each")
 
 ASLEEP_SECONDS = 2.2 * LEASE_SECONDS
 """A stopped process is woken after two leases."""
 FULL_SECONDS = 1.5
+IN_FLIGHT = 20
+"""With fewer jobs in the queue nothing is broken."""
 AT_ONCE = 100
 """Posts with one key."""
 _ODDS = {
@@ -69,23 +71,25 @@ def plan(seed: str, weights: dict[str, int], least: int, most: int) -> Iterator[
     while True:
         number += 1
         kind = rng.choices(list(weights), list(weights.values()))[0]
-        yield Fault(number, kind, rng.randint(least, most), rng.random(), rng.uniform(0.0, 0.02))
+        yield Fault(number, kind, rng.randint(least, most), rng.random(), rng.uniform(0.0, 0.1))
 
 
 class Injector:
     """Carries faults out. Belongs to one thread."""
 
     def __init__(
-        self, deployment: Deployment, service: Service, told: History, until_posted: Callable[[], bool]
+        self, deployment: Deployment, service: Service, told: History, until_told: Callable[[str], Fact | None]
     ) -> None:
-        """`until_posted` waits until some client has begun a post."""
-        self._deployment, self._service, self._told, self._until_posted = deployment, service, told, until_posted
+        """`until_told` waits for the next fact of a kind, for a while."""
+        self._deployment, self._service, self._told, self._until_told = deployment, service, told, until_told
         self._timers: list[threading.Timer] = []
         self._began: float | None = None
 
     def inject(self, fault: Fault) -> bool:
         """Whether it hit an attempt that ran."""
         running, in_flight = self._deployment.running()
+        if in_flight < IN_FLIGHT:
+            return False
         self._began = None
         hit = getattr(self, f"_{fault.kind}")(fault, running)
         if hit is None:
@@ -162,11 +166,14 @@ class Injector:
         return _chosen(led, fault) if led else None
 
     def _kill_api(self, fault: Fault, _running: list[Running]) -> list[Running] | None:
-        """In the middle of a post, or of what comes right after."""
-        if not self._until_posted():
+        """In the middle of a post, or as soon as one is answered."""
+        is_answered = fault.choice > 0.5
+        post = self._until_told("posted" if is_answered else "post")
+        if post is None:
             return None
-        threading.Event().wait(fault.delay_seconds)
-        self._deployment.kill(_chosen(self._deployment.apis, fault))
+        if not is_answered:
+            threading.Event().wait(fault.delay_seconds)
+        self._deployment.kill(self._deployment.apis[post["api"]])
         return []
 
     def _lock_database(self, _fault: Fault, running: list[Running]) -> list[Running] | None:

@@ -259,8 +259,9 @@ def _leaked(seen: Seen) -> Iterator[str]:
 
 def _count(seen: Seen, verdict: Verdict, is_timed: bool) -> None:
     """Count the faults, and time the recoveries."""
+    over = {f"job_{status}" for status in FINAL}
     ended_at = {
-        job_id: events[-1]["moment"] for job_id, events in seen.events.items() if seen.jobs[job_id]["status"] in FINAL
+        job_id: event["moment"] for job_id, events in seen.events.items() for event in events if event["type"] in over
     }
     for fault in seen.of["fault"]:
         kind = fault["kind"]
