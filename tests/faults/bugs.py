@@ -29,7 +29,7 @@ PART = "DRESS_CAMPAIGN_PART"
 
 ELSEWHERE = frozenset({"told_before_stored"})
 """Bugs of the worker, planted in `staged_pipeline`."""
-_LATE_SECONDS = 0.2
+_LATE_SECONDS = 0.1
 
 
 def is_planted(name: str) -> bool:
