@@ -1,6 +1,7 @@
 """The campaign's clients: each has one job in the queue at any time, and asks until it is answered.
 
-A request whose answer never came is sent again under its key. A few jobs are cancelled, or paused and resumed.
+A request whose answer never came is sent again under its key. A few jobs are cancelled, some of these tried
+again; others are paused and resumed.
 """
 
 from __future__ import annotations
@@ -78,22 +79,29 @@ class Client(threading.Thread):
 
     def _follow(self, job_id: str) -> None:
         """Watch a job until it ends, and now and then meddle with it."""
-        wish = self._rng.choices(("none", "cancel", "pause"), weights=(84, 8, 8))[0]
+        wish = self._rng.choices(("none", "cancel", "retry", "pause"), weights=(80, 6, 6, 8))[0]
         if wish != "none":
             self._given_up.wait(self._rng.uniform(0.0, 4.0))
-        if wish == "cancel":
+        if wish in ("cancel", "retry"):
             self._tell(job_id, "cancel")
         elif wish == "pause" and self._tell(job_id, "pause"):
             self._given_up.wait(self._rng.uniform(0.0, 2.0))
             self._tell(job_id, "resume")
+        status = self._until_ended(job_id)
+        if wish == "retry" and status == "cancelled" and self._tell(job_id, "retry"):
+            status = self._until_ended(job_id)
+        self._told.add("seen", job=job_id, status=status)
+
+    def _until_ended(self, job_id: str) -> str:
+        """The status in which a job ended; none if nobody waits for it any more."""
         status = ""
         while status not in ENDED and not self._given_up.is_set():
             answer = self._ask("GET", f"/v1/jobs/{job_id}?wait={_LOOK_SECONDS}")
             status = answer.json()["status"] if answer is not None and answer.status_code == 200 else ""
-        self._told.add("seen", job=job_id, status=status)
+        return status
 
     def _tell(self, job_id: str, verb: str) -> bool:
-        """Have a job cancelled, paused or resumed; whether that is what the service says."""
+        """Have a job cancelled, paused, resumed or tried again; whether that is what the service says."""
         while not self._given_up.is_set():
             self._told.add("wish", job=job_id, verb=verb)
             answer = self._ask("POST", f"/v1/jobs/{job_id}:{verb}")

@@ -51,17 +51,19 @@ def _dispatch() -> None:
     from service.database.schema import require_known
     from service.database.session import Database
     from service.dispatch.dispatcher import Dispatcher
+    from service.upkeep import Keeper
     from tests.faults.node_runner import NodeRunner
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = Settings.from_environment()
     database = Database(settings.database_url)
     require_known(database)
+    store = open_store(settings.artifacts_url)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     runner = NodeRunner(settings.state_dir, int(os.environ[CPUS]))
     try:
-        Dispatcher(database, runner, open_store(settings.artifacts_url), settings).run_forever(stop)
+        Dispatcher(database, runner, store, settings, Keeper(database, store, settings)).run_forever(stop)
     finally:
         runner.close()
         database.dispose()

@@ -29,7 +29,7 @@ STEPS = {
     "paused": {"queued", "cancelled"},
     "cancelling": {"cancelled"},
 }
-"""The model's own table: the service's may have a bug."""
+"""The model's own table: the service's may have a bug. Out of a final state leads an owner's wish for another try."""
 SUCCEEDED, FAILED = "pipeline_succeeded", "pipeline_failed"
 """The last words of an attempt."""
 _OF_QUEUE = ("attempt_", "job_")
@@ -130,14 +130,18 @@ def _lost(seen: Seen) -> Iterator[str]:
     for fact in seen.of["posted"]:
         if fact["job"] not in seen.jobs:
             yield f"lost: {fact['job']} was answered 201 and is not there"
-    cancelled = {fact["job"] for fact in seen.of["granted"] if fact["verb"] == "cancel" and fact["status"] == 200}
+    granted = {
+        fact["job"]: fact["verb"]
+        for fact in seen.of["granted"]
+        if fact["verb"] in ("cancel", "retry") and fact["status"] == 200
+    }
     for job_id, job in seen.jobs.items():
         if job["status"] == "failed":
             yield f"lost: {job_id} failed ({job['error_code']}), though every fault passes"
         elif job["status"] == "cancelled" and "cancel" not in seen.wishes[job_id]:
             yield f"lost: {job_id} was cancelled, which nobody wished"
-        elif job_id in cancelled and job["status"] != "cancelled":
-            yield f"lost: {job_id} is {job['status']}, though its owner was told that it is cancelled"
+        elif job_id in granted and (granted[job_id] == "cancel") != (job["status"] == "cancelled"):
+            yield f"lost: {job_id} is {job['status']}, though its owner was granted: {granted[job_id]}"
     for fact in seen.of["seen"]:
         job = seen.jobs.get(fact["job"], {"status": "missing"})
         if fact["status"] in FINAL and job["status"] != fact["status"]:
@@ -167,7 +171,10 @@ def _repeated(seen: Seen) -> Iterator[str]:
         if successes[job_id] > 1 or outcomes[job_id] > 1:
             yield f"duplicate: {job_id} succeeded {max(successes[job_id], outcomes[job_id])} times"
     for step in steps:
-        if step["after"] not in STEPS.get(step["before"], set()):
+        is_retry = (step["before"], step["after"]) == ("cancelled", "queued") and "retry" in seen.wishes[
+            step["subject"]
+        ]
+        if step["after"] not in STEPS.get(step["before"], set()) and not is_retry:
             yield f"duplicate: {step['subject']} went from {step['before']} to {step['after']}"
 
 

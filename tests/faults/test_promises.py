@@ -138,6 +138,13 @@ WRONG: dict[str, tuple[Callable[[list[Fact]], None], str]] = {
     "a job is gone": (removed(what="row", table="jobs", id="job_2"), "lost: job_2 was answered 201"),
     "a job failed": (changed({"status": "failed"}, table="jobs", id="job_1"), "lost: job_1 failed"),
     "a wish was forgotten": (changed({"status": "succeeded"}, table="jobs", id="job_2"), "lost: job_2 is succeeded"),
+    "another try was forgotten": (
+        lambda facts: facts.extend([{"what": "granted", "at": 0.0, "job": "job_2", "verb": "retry", "status": 200}]),
+        "lost: job_2 is cancelled",
+    ),
+    "another try that nobody wished": (
+        repeated({"before": "cancelled", "after": "queued", "subject": "job_2"}, **AUDIT), "duplicate: job_2 went",
+    ),
     "nobody wished it": (removed(what="wish"), "lost: job_2 was cancelled"),
     "one key, two jobs": (repeated({"id": "job_3"}, table="jobs", id="job_1"), "duplicate: the key"),
     "another's recipe": (changed({"recipe": {"seed": 9}}, table="jobs", id="job_1"), "duplicate: job_1 is not what"),
@@ -189,6 +196,13 @@ def test_one_thing_wrong_is_seen(name: str) -> None:
     alter, complaint = WRONG[name]
     alter(facts)
     assert [told for told in judged(facts).broken if told.startswith(complaint)], judged(facts).broken
+
+
+def test_another_try_may_lead_out_of_a_final_state():
+    facts = Recording().facts
+    repeated({"before": "cancelled", "after": "queued", "subject": "job_2"}, **AUDIT)(facts)
+    repeated({"verb": "retry"}, what="wish")(facts)
+    assert judged(facts).broken == []
 
 
 def test_a_fault_that_hit_nothing_does_not_count():
