@@ -89,6 +89,7 @@ class Deployment:
         self.shape = shape
         self.state = folder / "state"
         self.full = folder / "disk-full"
+        self.database_full = folder / "database-full"
         self._step = folder / "clock-ahead"
         self._step.write_text("0", "ascii")
         self.model = write_model(folder / "tiny")
@@ -125,7 +126,7 @@ class Deployment:
             command = [sys.executable, "-m", "tests.faults.part", *each.arguments]
             descriptors = () if each.listener is None else (each.listener.fileno(),)
             command += ["--fd", str(descriptors[0])] if descriptors else []
-            environment = {**self._environment, bugs.PART: each.name}
+            environment = {**self._environment, bugs.PART: each.name, "DRESS_DATABASE_URL": self._url_for(each)}
             with (self.state / f"{each.name}.log").open("ab") as log:
                 each.process = subprocess.Popen(command, env=environment, pass_fds=descriptors, stdout=log, stderr=log)
 
@@ -207,15 +208,29 @@ class Deployment:
         if self.cluster:
             self.cluster.close()
 
+    def sessions(self, each: Part) -> list[int]:
+        """Process ids of PostgreSQL that serve a part, but for those that only wait for news."""
+        statement = (
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() "
+            f"AND application_name = '{each.name}' AND query NOT LIKE 'LISTEN%%' ORDER BY pid"
+        )
+        with self.database.connection() as connection:
+            return [pid for (pid,) in connection.exec_driver_sql(statement)]
+
+    def _url_for(self, each: Part) -> str:
+        """The database's address, by which PostgreSQL knows the part."""
+        url = self.settings.database_url
+        return f"{url}&application_name={each.name}" if self.cluster else url
+
     def _variables(self, told: Path) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("DRESS_", "RAY_"))}
         return kept | {
             **_SETTINGS,
             "PYTHONPATH": str(Path(__file__).parents[2]),
             "DRESS_STATE_DIR": str(self.state),
-            "DRESS_DATABASE_URL": self.settings.database_url,
             "DRESS_MODEL_ROOTS": str(self.model.parent),
             history.PLACE: str(told),
+            part.ROOM: str(self.database_full),
             part.CPUS: str(self.shape.cpus),
             staged_pipeline.PACE: str(self.shape.step_seconds),
             staged_pipeline.FULL: str(self.full),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -39,7 +40,8 @@ _ODDS = {
     "fill_disk": 5,
     "crowd": 1,
 }
-_OF_POSTGRESQL = {"crash_database": 6, "restart_database_thrice": 1, "stall_session": 4}
+_OF_POSTGRESQL = {"crash_database": 6, "restart_database_thrice": 1, "stall_sessions": 4}
+_OF_SQLITE = {"fill_database": 4}
 _OF_CLOCKS = {"step_clock": 25}
 _ENDING = frozenset({"kill_attempt", "kill_node", "fill_disk"})
 """After these an attempt cannot go on; after the others it can."""
@@ -132,7 +134,7 @@ class Injector:
         except ProcessLookupError:
             return None
         if number == signal.SIGSTOP:
-            self._later(ASLEEP_SECONDS, lambda: _wake(pid))
+            self._later(ASLEEP_SECONDS, partial(_wake, pid))
         return [victim]
 
     def _kill_node(self, _fault: Fault, running: list[Running]) -> list[Running] | None:
@@ -153,7 +155,7 @@ class Injector:
             return None
         _, pid, led = found
         os.kill(pid, signal.SIGSTOP)
-        self._later(ASLEEP_SECONDS, lambda: _wake(pid))
+        self._later(ASLEEP_SECONDS, partial(_wake, pid))
         return led
 
     def _leading(self, fault: Fault, running: list[Running]) -> tuple[Part, int, list[Running]] | None:
@@ -194,6 +196,11 @@ class Injector:
         self._later(FULL_SECONDS, lambda: self._deployment.full.unlink(missing_ok=True))
         return running
 
+    def _fill_database(self, _fault: Fault, running: list[Running]) -> list[Running] | None:
+        self._deployment.database_full.touch()
+        self._later(FULL_SECONDS, lambda: self._deployment.database_full.unlink(missing_ok=True))
+        return running
+
     def _crowd(self, fault: Fault, _running: list[Running]) -> list[Running] | None:
         """Many posts at once under one key."""
         client = Client(f"crowd-{fault.number}", self._service, self._told, threading.Event(), str(fault.number))
@@ -215,18 +222,18 @@ class Injector:
             self._crash_database(fault, running)
         return running
 
-    def _stall_session(self, fault: Fault, _running: list[Running]) -> list[Running] | None:
-        """One of the database's own processes is stopped, as behind a connection that is only half open."""
-        mine = "SELECT pid FROM pg_stat_activity WHERE application_name = 'dress' AND pid <> pg_backend_pid()"
-        with self._deployment.database.connection() as connection:
-            pids = sorted(pid for (pid,) in connection.exec_driver_sql(f"{mine} AND datname = current_database()"))
-        if not pids:
+    def _stall_sessions(self, fault: Fault, running: list[Running]) -> list[Running] | None:
+        """PostgreSQL does not answer one dispatcher for two leases, as where a connection is only half open."""
+        found = self._leading(fault, running)
+        if found is None:
             return None
-        pid = _chosen(pids, fault)
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGSTOP)
-            self._later(ASLEEP_SECONDS, lambda: _wake(pid))
-        return []
+        part, _, led = found
+        stalled = self._deployment.sessions(part)
+        for pid in stalled:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+                self._later(ASLEEP_SECONDS, partial(_wake, pid))
+        return led if stalled else None
 
     def _step_clock(self, fault: Fault, running: list[Running]) -> list[Running] | None:
         """To between three seconds behind and six ahead."""

@@ -166,10 +166,11 @@ def _duplicate(seen: Seen) -> Iterator[str]:
 def _repeated(seen: Seen) -> Iterator[str]:
     steps = [audit for audit in seen.of["audit"] if audit["change"] == "status"]
     successes = Counter(audit["subject"] for audit in steps if audit["after"] == "succeeded")
-    outcomes = Counter(row["job_id"] for row in seen.attempts.values() if row["outcome"] == "succeeded")
-    for job_id in seen.jobs:
-        if successes[job_id] > 1 or outcomes[job_id] > 1:
-            yield f"duplicate: {job_id} succeeded {max(successes[job_id], outcomes[job_id])} times"
+    for job_id, events in seen.events.items():
+        # An attempt may succeed whose job was told to cancel, and another one after a retry: that is no second success.
+        told = sum(event["type"] == "job_succeeded" for event in events)
+        if successes[job_id] > 1 or told > 1:
+            yield f"duplicate: {job_id} succeeded {max(successes[job_id], told)} times"
     for step in steps:
         is_retry = (step["before"], step["after"]) == ("cancelled", "queued") and "retry" in seen.wishes[
             step["subject"]
