@@ -19,7 +19,7 @@ from tests.faults.history import History
 from tests.faults.injector import Injector, odds, plan
 from tests.faults.promises import Verdict
 
-FAULTS = int(os.environ.get("DRESS_CAMPAIGN_FAULTS", "200"))
+FAULTS = int(os.environ.get("DRESS_CAMPAIGN_FAULTS", "220"))
 SEED = int(os.environ.get("DRESS_CAMPAIGN_SEED", "6"))
 SHARE = {False: 0.4, True: 0.1}
 """Of all faults, those on each database with a true clock and with a stepped one."""
@@ -34,7 +34,7 @@ def test_no_promise_breaks(backend: str, stepped_clock: bool, tmp_path: Path) ->
     verdict = campaign.run_slice(tmp_path / "slice", Shape(backend, stepped_clock=stepped_clock), f"{SEED}:1", wanted)
     print(campaign.report([verdict]))
     assert verdict.broken == []
-    assert verdict.counted.total() >= 0.9 * wanted, "some may have hit what ended by itself at that moment"
+    assert verdict.counted.total() >= 200 / 220 * wanted, "a few may hit what ends by itself at that moment"
     assert verdict.least_in_flight is not None and verdict.least_in_flight >= 20
 
 
