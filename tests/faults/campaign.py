@@ -19,7 +19,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import select
@@ -86,27 +87,32 @@ class Slice:
         ]
         for client in clients:
             client.start()
-        injector = Injector(deployment, service, self._told, self._until_told)
-        self._await(lambda: deployment.running()[1] >= IN_FLIGHT)
+        try:
+            self._inject(Injector(deployment, service, self._told, self._until_told), faults)
+            no_more.set()
+            self._await(self._all_ended, self._settle_seconds)
+        finally:
+            no_more.set()
+            for client in clients:
+                client.give_up()
+            for client in clients:
+                client.join()
+            service.http.close()
+        self._read_out()
+
+    def _inject(self, injector: Injector, faults: int) -> None:
+        """Fault after fault, until so many have hit something."""
+        self._await(lambda: self._deployment.running()[1] >= IN_FLIGHT)
         hits = 0
         for fault in plan(self._seed, self._weights, *self._after):
-            awaited = self._steps + fault.after
-            if hits >= faults or not self._await(lambda awaited=awaited: self._steps >= awaited):  # type: ignore[misc]
+            if hits >= faults or not self._await(partial(self._has_stepped, self._steps + fault.after)):
                 break
             hits += injector.inject(fault)
         injector.finish()
-        no_more.set()
-        self._settle(clients)
-        service.http.close()
 
-    def _settle(self, clients: list[Client]) -> None:
-        """Wait for all jobs to end and all workers to go, stop, and read out what is there."""
+    def _read_out(self) -> None:
+        """Wait for all workers to go, stop, and write down what is there."""
         deployment = self._deployment
-        self._await(self._all_ended, self._settle_seconds)
-        for client in clients:
-            client.give_up()
-        for client in clients:
-            client.join()
         self._await(lambda: not deployment.workers(), _PATIENCE_SECONDS / 4)
         workers = sorted(deployment.workers())
         processes = deployment.stop()
@@ -116,6 +122,9 @@ class Slice:
             digest = hashlib.sha256(content).hexdigest()
             self._told.add("file", sha256=file.name, digest=digest, size_bytes=len(content))
         self._told.add("end", workers=workers, processes=processes)
+
+    def _has_stepped(self, awaited: int) -> bool:
+        return self._steps >= awaited
 
     def _all_ended(self) -> bool:
         with self._deployment.database.reading() as session:
@@ -132,9 +141,8 @@ class Slice:
         self._newest = []
         return found[0] if self._await(look, _PATIENCE_SECONDS / 12) else None
 
-    def _await(self, condition: object, seconds: float = _PATIENCE_SECONDS) -> bool:
+    def _await(self, condition: Callable[[], bool], seconds: float = _PATIENCE_SECONDS) -> bool:
         """Wait for it, keep the parts alive and read what the history says meanwhile; whether it came true."""
-        assert callable(condition)
         deadline, pause = time.monotonic() + seconds, threading.Event()
         while True:
             self._newest = self._tail.read()
@@ -220,6 +228,8 @@ def run(
             f"faults, {time.monotonic() - started:.0f} s; {len(verdict.broken)} broken promises",
             flush=True,
         )
+        if not verdict.counted:
+            break  # nothing gets on any more, and so nothing can be hit
     return verdicts
 
 

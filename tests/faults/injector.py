@@ -62,9 +62,8 @@ class Fault:
 
 def odds(shape: Shape) -> dict[str, int]:
     """Kinds of faults that a deployment can suffer, and their weights."""
-    return (
-        _ODDS | (_OF_POSTGRESQL if shape.database == "postgresql" else {}) | (_OF_CLOCKS if shape.stepped_clock else {})
-    )
+    of_database = _OF_POSTGRESQL if shape.database == "postgresql" else _OF_SQLITE
+    return _ODDS | of_database | (_OF_CLOCKS if shape.stepped_clock else {})
 
 
 def plan(seed: str, weights: dict[str, int], least: int, most: int) -> Iterator[Fault]:

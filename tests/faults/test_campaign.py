@@ -47,6 +47,12 @@ def test_equal_seeds_give_equal_plans():
     assert {fault.kind for fault in itertools.islice(plan("1", odds(Shape()), 2, 9), 500)} == set(odds(Shape()))
 
 
+def test_what_can_be_broken_depends_on_the_deployment():
+    assert "fill_database" in odds(Shape()) and "crash_database" not in odds(Shape())
+    assert "crash_database" in odds(Shape("postgresql")) and "fill_database" not in odds(Shape("postgresql"))
+    assert "step_clock" in odds(Shape(stepped_clock=True)) and "step_clock" not in odds(Shape())
+
+
 @pytest.mark.parametrize("shape", [Shape(), Shape("postgresql"), Shape(stepped_clock=True)], ids=str)
 def test_every_kind_can_be_carried_out(shape: Shape) -> None:
     assert all(hasattr(Injector, f"_{kind}") for kind in odds(shape))
