@@ -196,6 +196,8 @@ def report(verdicts: Iterable[Verdict]) -> str:
     everything = sorted(seconds for each in verdicts for times in each.recoveries.values() for seconds in times)
     if everything:
         lines.append(f"recovery {_times(everything)}")
+    stages: Counter[str] = sum((verdict.stages for verdict in verdicts), Counter())
+    lines.append("hit alone while in " + ", ".join(f"{stage}: {count}" for stage, count in stages.most_common()))
     flights = [each.least_in_flight for each in verdicts if each.least_in_flight is not None]
     if flights:
         lines.append(f"jobs in flight at a fault: at least {min(flights)}")
@@ -214,7 +216,7 @@ def run(
     state: Path, database: str, seed: int, faults: int, of_a_slice: int, seconds: float = math.inf, stepped: int = 4
 ) -> list[Verdict]:
     """Slices until so many faults have counted, or the time is over. In every `stepped`th the clock is."""
-    began, verdicts, counted = time.monotonic(), [], 0
+    began, counted, verdicts = time.monotonic(), 0, list[Verdict]()
     while counted < faults and time.monotonic() - began < seconds:
         number = len(verdicts) + 1
         shape = Shape(database=database, stepped_clock=number % stepped == 0)

@@ -280,7 +280,7 @@ def _count(seen: Seen, verdict: Verdict, is_timed: bool) -> None:
         verdict.counted[kind] += 1
         verdict.least_in_flight = min(fault["in_flight"], verdict.least_in_flight or fault["in_flight"])
         if len(fault["stages"]) == 1:
-            verdict.stages[str(fault["stages"][0])] += 1
+            verdict.stages[str(fault["stages"][0] or "no stage yet")] += 1
         for job_id in hit if is_timed else ():
             seconds = _recovery_seconds(seen, fault, job_id)
             if seconds is not None:
