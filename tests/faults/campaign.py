@@ -63,6 +63,7 @@ class Slice:
         self._tail = Tail(folder / "history.jsonl")
         self._steps = 0
         self._newest: list[Fact] = []
+        self._stages: dict[str, str] = {}
         self._seed, self._after, self._settle_seconds = seed, after, settle_seconds
         self._weights = weights or odds(shape)
         self._deployment = Deployment(folder, shape, self._told)
@@ -88,7 +89,7 @@ class Slice:
         for client in clients:
             client.start()
         try:
-            self._inject(Injector(deployment, service, self._told, self._until_told), faults)
+            self._inject(Injector(deployment, service, self._told, self._until_told, self._stages), faults)
             no_more.set()
             self._await(self._all_ended, self._settle_seconds)
         finally:
@@ -146,7 +147,9 @@ class Slice:
         deadline, pause = time.monotonic() + seconds, threading.Event()
         while True:
             self._newest = self._tail.read()
-            self._steps += sum(fact["what"] == "told" for fact in self._newest)
+            told = [fact for fact in self._newest if fact["what"] == "told"]
+            self._steps += len(told)
+            self._stages.update({fact["attempt"]: fact["stage"] for fact in told if "stage" in fact})
             for part in (*self._deployment.apis, *self._deployment.dispatchers):
                 self._deployment.keep(part)
             if condition():

@@ -67,7 +67,6 @@ class Running:
 
     job_id: str
     attempt_id: str
-    stage: str | None
     dispatcher: int
     """Process id of the dispatcher that leads it."""
 
@@ -153,15 +152,15 @@ class Deployment:
         """The attempts under way, by id, and how many jobs have not ended."""
         ended = ("succeeded", "failed", "cancelled")
         wanted = (
-            select(Job.id, Attempt.id, Job.stage, Job.lease_owner)
+            select(Job.id, Attempt.id, Job.lease_owner)
             .join(Attempt, (Attempt.job_id == Job.id) & (Attempt.number == Job.attempts))
             .where(Job.status == "running")
             .order_by(Attempt.id)
         )
         with self.database.reading() as session:
             found = [
-                Running(job_id, attempt_id, stage, int((owner or "").split(":")[1]))
-                for job_id, attempt_id, stage, owner in session.execute(wanted)
+                Running(job_id, attempt_id, int((owner or "").split(":")[1]))
+                for job_id, attempt_id, owner in session.execute(wanted)
             ]
             return found, len(session.scalars(select(Job.id).where(Job.status.notin_(ended))).all())
 

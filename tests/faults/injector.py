@@ -7,7 +7,8 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -79,10 +80,16 @@ class Injector:
     """Carries faults out. Belongs to one thread."""
 
     def __init__(
-        self, deployment: Deployment, service: Service, told: History, until_told: Callable[[str], Fact | None]
+        self,
+        deployment: Deployment,
+        service: Service,
+        told: History,
+        until_told: Callable[[str], Fact | None],
+        stages: Mapping[str, str],
     ) -> None:
-        """`until_told` waits for the next fact of a kind, for a while."""
+        """`until_told` waits for the next fact of a kind, for a while; `stages` says in which stage an attempt is."""
         self._deployment, self._service, self._told, self._until_told = deployment, service, told, until_told
+        self._stages = stages
         self._timers: list[threading.Timer] = []
         self._began: float | None = None
 
@@ -101,7 +108,7 @@ class Injector:
             number=fault.number,
             jobs=[each.job_id for each in hit],
             attempts=[each.attempt_id for each in hit],
-            stages=[each.stage for each in hit],
+            stages=[self._stages.get(each.attempt_id) for each in hit],
             ends_attempt=fault.kind in _ENDING,
             in_flight=in_flight,
             at=self._began or time.time(),
@@ -123,10 +130,14 @@ class Injector:
 
     def _signalled(self, fault: Fault, running: list[Running], number: signal.Signals) -> list[Running] | None:
         there = self._deployment.workers()
-        victims = [each for each in running if each.attempt_id in there]
-        if not victims:
+        by_stage: dict[str, list[Running]] = defaultdict(list)
+        for each in running:
+            if each.attempt_id in there:
+                by_stage[self._stages.get(each.attempt_id, "")].append(each)
+        if not by_stage:
             return None
-        victim = _chosen(victims, fault)
+        # First a stage, then one of those in it: else the longest stage would be hit most.
+        victim = random.Random(fault.choice).choice(by_stage[_chosen(sorted(by_stage), fault)])
         pid = there[victim.attempt_id]
         try:
             os.kill(pid, number)
