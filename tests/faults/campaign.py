@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import math
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -248,6 +249,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no further slice after so long")
     parser.add_argument("--state", type=Path, help="folder of the histories; given again, the campaign goes on")
     wanted = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop; what is broken off will be run again"))
     state = wanted.state or Path(tempfile.mkdtemp(prefix="dress-campaign-"))
     verdicts = run(
         state,

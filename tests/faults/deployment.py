@@ -5,6 +5,7 @@ Parts that died are started again at once. Their sockets stay here, so that call
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -127,7 +128,14 @@ class Deployment:
             command += ["--fd", str(descriptors[0])] if descriptors else []
             environment = {**self._environment, bugs.PART: each.name, "DRESS_DATABASE_URL": self._url_for(each)}
             with (self.state / f"{each.name}.log").open("ab") as log:
-                each.process = subprocess.Popen(command, env=environment, pass_fds=descriptors, stdout=log, stderr=log)
+                each.process = subprocess.Popen(
+                    command,
+                    env=environment,
+                    pass_fds=descriptors,
+                    stdout=log,
+                    stderr=log,
+                    preexec_fn=_die_with_parent,
+                )
 
     def kill(self, each: Part) -> None:
         """Kill a part, and start it again."""
@@ -242,6 +250,13 @@ def url_of(api: Part) -> str:
     """Where an API is."""
     assert api.listener is not None
     return f"http://127.0.0.1:{api.listener.getsockname()[1]}"
+
+
+def _die_with_parent() -> None:
+    """Runs in the new process: a campaign that is killed leaves none behind (Linux)."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _listener() -> socket.socket:
