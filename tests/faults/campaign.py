@@ -205,8 +205,7 @@ def report(verdicts: Iterable[Verdict]) -> str:
     flights = [each.least_in_flight for each in verdicts if each.least_in_flight is not None]
     if flights:
         lines.append(f"jobs in flight at a fault: at least {min(flights)}")
-    broken = [told for each in verdicts for told in each.broken]
-    return "\n".join([*lines, f"{len(broken)} broken promises", *broken[:50]])
+    return "\n".join([*lines, f"{sum(len(each.broken) for each in verdicts)} broken promises"])
 
 
 def _times(times: list[float]) -> str:
@@ -232,6 +231,8 @@ def run(
         print(
             f"slice {number} ({'stepped clock' if shape.stepped_clock else database}): {verdict.counted.total()} "
             f"faults, {time.monotonic() - started:.0f} s; {len(verdict.broken)} broken promises",
+            *(f"  {told} ({folder / 'history.jsonl'})" for told in verdict.broken),
+            sep="\n",
             flush=True,
         )
         if not verdict.counted:
@@ -249,7 +250,6 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no further slice after so long")
     parser.add_argument("--state", type=Path, help="folder of the histories; given again, the campaign goes on")
     wanted = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop; what is broken off will be run again"))
     state = wanted.state or Path(tempfile.mkdtemp(prefix="dress-campaign-"))
     verdicts = run(
         state,
@@ -266,4 +266,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop; what is broken off will be run again"))
     sys.exit(main())

@@ -81,6 +81,19 @@ def test_slices_go_on_where_they_broke_off(tmp_path: Path, monkeypatch: pytest.M
     assert campaign.run(tmp_path, "sqlite", 4, faults=1, of_a_slice=1, seconds=0.0) == []
 
 
+def test_a_broken_promise_is_told_with_the_history_that_shows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    history = tmp_path / "sqlite-3-0001" / "history.jsonl"
+    history.parent.mkdir()
+    write_slice(history, faults=1)
+    history.write_text(history.read_text("utf-8").replace('"workers": []', '"workers": ["att_9"]'), "utf-8")
+    monkeypatch.setattr("sys.argv", ["campaign", "--faults", "1", "--seed", "3", "--state", str(tmp_path)])
+    assert campaign.main() == 1
+    told = capsys.readouterr().out
+    assert "leaked: workers of ['att_9']" in told and str(history) in told and "1 broken promises" in told
+
+
 def write_slice(file: Path, faults: int) -> None:
     """A history of nothing but faults that hit one attempt each, each made good at once."""
     told = History(file)
