@@ -57,6 +57,11 @@ bench: setup ## Measure, side by side: steps with and without each option, their
 	@$(BIN)/python tests/bench/early_stopping.py
 	@$(BIN)/python tests/bench/trial_start.py
 
+.PHONY: faults
+faults: setup ## Break the service for real, for long, and check its promises (FAULTS=2000 DATABASE=sqlite SEED=0 STATE=folder)
+	@$(BIN)/python -m tests.faults.campaign --faults $(or $(FAULTS),2000) --database $(or $(DATABASE),sqlite) \
+		--seed $(or $(SEED),0) $(if $(STATE),--state "$(STATE)")
+
 .PHONY: lock
 lock: setup ## Write constraints.txt anew from pyproject.toml
 	@CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade --no-config --all-extras --strip-extras \

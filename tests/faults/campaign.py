@@ -14,12 +14,14 @@ import argparse
 import hashlib
 import math
 import shutil
+import signal
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import select
@@ -62,6 +64,7 @@ class Slice:
         self._tail = Tail(folder / "history.jsonl")
         self._steps = 0
         self._newest: list[Fact] = []
+        self._stages: dict[str, str] = {}
         self._seed, self._after, self._settle_seconds = seed, after, settle_seconds
         self._weights = weights or odds(shape)
         self._deployment = Deployment(folder, shape, self._told)
@@ -86,27 +89,32 @@ class Slice:
         ]
         for client in clients:
             client.start()
-        injector = Injector(deployment, service, self._told, self._until_told)
-        self._await(lambda: deployment.running()[1] >= IN_FLIGHT)
+        try:
+            self._inject(Injector(deployment, service, self._told, self._until_told, self._stages), faults)
+            no_more.set()
+            self._await(self._all_ended, self._settle_seconds)
+        finally:
+            no_more.set()
+            for client in clients:
+                client.give_up()
+            for client in clients:
+                client.join()
+            service.http.close()
+        self._read_out()
+
+    def _inject(self, injector: Injector, faults: int) -> None:
+        """Fault after fault, until so many have hit something."""
+        self._await(lambda: self._deployment.running()[1] >= IN_FLIGHT)
         hits = 0
         for fault in plan(self._seed, self._weights, *self._after):
-            awaited = self._steps + fault.after
-            if hits >= faults or not self._await(lambda awaited=awaited: self._steps >= awaited):  # type: ignore[misc]
+            if hits >= faults or not self._await(partial(self._has_stepped, self._steps + fault.after)):
                 break
             hits += injector.inject(fault)
         injector.finish()
-        no_more.set()
-        self._settle(clients)
-        service.http.close()
 
-    def _settle(self, clients: list[Client]) -> None:
-        """Wait for all jobs to end and all workers to go, stop, and read out what is there."""
+    def _read_out(self) -> None:
+        """Wait for all workers to go, stop, and write down what is there."""
         deployment = self._deployment
-        self._await(self._all_ended, self._settle_seconds)
-        for client in clients:
-            client.give_up()
-        for client in clients:
-            client.join()
         self._await(lambda: not deployment.workers(), _PATIENCE_SECONDS / 4)
         workers = sorted(deployment.workers())
         processes = deployment.stop()
@@ -116,6 +124,9 @@ class Slice:
             digest = hashlib.sha256(content).hexdigest()
             self._told.add("file", sha256=file.name, digest=digest, size_bytes=len(content))
         self._told.add("end", workers=workers, processes=processes)
+
+    def _has_stepped(self, awaited: int) -> bool:
+        return self._steps >= awaited
 
     def _all_ended(self) -> bool:
         with self._deployment.database.reading() as session:
@@ -132,13 +143,14 @@ class Slice:
         self._newest = []
         return found[0] if self._await(look, _PATIENCE_SECONDS / 12) else None
 
-    def _await(self, condition: object, seconds: float = _PATIENCE_SECONDS) -> bool:
+    def _await(self, condition: Callable[[], bool], seconds: float = _PATIENCE_SECONDS) -> bool:
         """Wait for it, keep the parts alive and read what the history says meanwhile; whether it came true."""
-        assert callable(condition)
         deadline, pause = time.monotonic() + seconds, threading.Event()
         while True:
             self._newest = self._tail.read()
-            self._steps += sum(fact["what"] == "told" for fact in self._newest)
+            told = [fact for fact in self._newest if fact["what"] == "told"]
+            self._steps += len(told)
+            self._stages.update({fact["attempt"]: fact["stage"] for fact in told if "stage" in fact})
             for part in (*self._deployment.apis, *self._deployment.dispatchers):
                 self._deployment.keep(part)
             if condition():
@@ -188,11 +200,12 @@ def report(verdicts: Iterable[Verdict]) -> str:
     everything = sorted(seconds for each in verdicts for times in each.recoveries.values() for seconds in times)
     if everything:
         lines.append(f"recovery {_times(everything)}")
+    stages: Counter[str] = sum((verdict.stages for verdict in verdicts), Counter())
+    lines.append("hit alone while in " + ", ".join(f"{stage}: {count}" for stage, count in stages.most_common()))
     flights = [each.least_in_flight for each in verdicts if each.least_in_flight is not None]
     if flights:
         lines.append(f"jobs in flight at a fault: at least {min(flights)}")
-    broken = [told for each in verdicts for told in each.broken]
-    return "\n".join([*lines, f"{len(broken)} broken promises", *broken[:50]])
+    return "\n".join([*lines, f"{sum(len(each.broken) for each in verdicts)} broken promises"])
 
 
 def _times(times: list[float]) -> str:
@@ -206,7 +219,7 @@ def run(
     state: Path, database: str, seed: int, faults: int, of_a_slice: int, seconds: float = math.inf, stepped: int = 4
 ) -> list[Verdict]:
     """Slices until so many faults have counted, or the time is over. In every `stepped`th the clock is."""
-    began, verdicts, counted = time.monotonic(), [], 0
+    began, counted, verdicts = time.monotonic(), 0, list[Verdict]()
     while counted < faults and time.monotonic() - began < seconds:
         number = len(verdicts) + 1
         shape = Shape(database=database, stepped_clock=number % stepped == 0)
@@ -218,8 +231,12 @@ def run(
         print(
             f"slice {number} ({'stepped clock' if shape.stepped_clock else database}): {verdict.counted.total()} "
             f"faults, {time.monotonic() - started:.0f} s; {len(verdict.broken)} broken promises",
+            *(f"  {told} ({folder / 'history.jsonl'})" for told in verdict.broken),
+            sep="\n",
             flush=True,
         )
+        if not verdict.counted:
+            break  # nothing gets on any more, and so nothing can be hit
     return verdicts
 
 
@@ -249,4 +266,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop; what is broken off will be run again"))
     sys.exit(main())

@@ -5,6 +5,7 @@ Parts that died are started again at once. Their sockets stay here, so that call
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -67,7 +68,6 @@ class Running:
 
     job_id: str
     attempt_id: str
-    stage: str | None
     dispatcher: int
     """Process id of the dispatcher that leads it."""
 
@@ -89,6 +89,7 @@ class Deployment:
         self.shape = shape
         self.state = folder / "state"
         self.full = folder / "disk-full"
+        self.database_full = folder / "database-full"
         self._step = folder / "clock-ahead"
         self._step.write_text("0", "ascii")
         self.model = write_model(folder / "tiny")
@@ -125,9 +126,16 @@ class Deployment:
             command = [sys.executable, "-m", "tests.faults.part", *each.arguments]
             descriptors = () if each.listener is None else (each.listener.fileno(),)
             command += ["--fd", str(descriptors[0])] if descriptors else []
-            environment = {**self._environment, bugs.PART: each.name}
+            environment = {**self._environment, bugs.PART: each.name, "DRESS_DATABASE_URL": self._url_for(each)}
             with (self.state / f"{each.name}.log").open("ab") as log:
-                each.process = subprocess.Popen(command, env=environment, pass_fds=descriptors, stdout=log, stderr=log)
+                each.process = subprocess.Popen(
+                    command,
+                    env=environment,
+                    pass_fds=descriptors,
+                    stdout=log,
+                    stderr=log,
+                    preexec_fn=_die_with_parent,
+                )
 
     def kill(self, each: Part) -> None:
         """Kill a part, and start it again."""
@@ -152,15 +160,15 @@ class Deployment:
         """The attempts under way, by id, and how many jobs have not ended."""
         ended = ("succeeded", "failed", "cancelled")
         wanted = (
-            select(Job.id, Attempt.id, Job.stage, Job.lease_owner)
+            select(Job.id, Attempt.id, Job.lease_owner)
             .join(Attempt, (Attempt.job_id == Job.id) & (Attempt.number == Job.attempts))
             .where(Job.status == "running")
             .order_by(Attempt.id)
         )
         with self.database.reading() as session:
             found = [
-                Running(job_id, attempt_id, stage, int((owner or "").split(":")[1]))
-                for job_id, attempt_id, stage, owner in session.execute(wanted)
+                Running(job_id, attempt_id, int((owner or "").split(":")[1]))
+                for job_id, attempt_id, owner in session.execute(wanted)
             ]
             return found, len(session.scalars(select(Job.id).where(Job.status.notin_(ended))).all())
 
@@ -207,15 +215,29 @@ class Deployment:
         if self.cluster:
             self.cluster.close()
 
+    def sessions(self, each: Part) -> list[int]:
+        """Process ids of PostgreSQL that serve a part, but for those that only wait for news."""
+        statement = (
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() "
+            f"AND application_name = '{each.name}' AND query NOT LIKE 'LISTEN%%' ORDER BY pid"
+        )
+        with self.database.connection() as connection:
+            return [pid for (pid,) in connection.exec_driver_sql(statement)]
+
+    def _url_for(self, each: Part) -> str:
+        """The database's address, by which PostgreSQL knows the part."""
+        url = self.settings.database_url
+        return f"{url}&application_name={each.name}" if self.cluster else url
+
     def _variables(self, told: Path) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("DRESS_", "RAY_"))}
         return kept | {
             **_SETTINGS,
             "PYTHONPATH": str(Path(__file__).parents[2]),
             "DRESS_STATE_DIR": str(self.state),
-            "DRESS_DATABASE_URL": self.settings.database_url,
             "DRESS_MODEL_ROOTS": str(self.model.parent),
             history.PLACE: str(told),
+            part.ROOM: str(self.database_full),
             part.CPUS: str(self.shape.cpus),
             staged_pipeline.PACE: str(self.shape.step_seconds),
             staged_pipeline.FULL: str(self.full),
@@ -228,6 +250,13 @@ def url_of(api: Part) -> str:
     """Where an API is."""
     assert api.listener is not None
     return f"http://127.0.0.1:{api.listener.getsockname()[1]}"
+
+
+def _die_with_parent() -> None:
+    """Runs in the new process: a campaign that is killed leaves none behind (Linux)."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _listener() -> socket.socket:

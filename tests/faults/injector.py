@@ -7,10 +7,12 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -39,7 +41,8 @@ _ODDS = {
     "fill_disk": 5,
     "crowd": 1,
 }
-_OF_POSTGRESQL = {"crash_database": 6, "restart_database_thrice": 1, "stall_session": 4}
+_OF_POSTGRESQL = {"crash_database": 6, "restart_database_thrice": 1, "stall_sessions": 4}
+_OF_SQLITE = {"fill_database": 4}
 _OF_CLOCKS = {"step_clock": 25}
 _ENDING = frozenset({"kill_attempt", "kill_node", "fill_disk"})
 """After these an attempt cannot go on; after the others it can."""
@@ -60,9 +63,8 @@ class Fault:
 
 def odds(shape: Shape) -> dict[str, int]:
     """Kinds of faults that a deployment can suffer, and their weights."""
-    return (
-        _ODDS | (_OF_POSTGRESQL if shape.database == "postgresql" else {}) | (_OF_CLOCKS if shape.stepped_clock else {})
-    )
+    of_database = _OF_POSTGRESQL if shape.database == "postgresql" else _OF_SQLITE
+    return _ODDS | of_database | (_OF_CLOCKS if shape.stepped_clock else {})
 
 
 def plan(seed: str, weights: dict[str, int], least: int, most: int) -> Iterator[Fault]:
@@ -78,10 +80,16 @@ class Injector:
     """Carries faults out. Belongs to one thread."""
 
     def __init__(
-        self, deployment: Deployment, service: Service, told: History, until_told: Callable[[str], Fact | None]
+        self,
+        deployment: Deployment,
+        service: Service,
+        told: History,
+        until_told: Callable[[str], Fact | None],
+        stages: Mapping[str, str],
     ) -> None:
-        """`until_told` waits for the next fact of a kind, for a while."""
+        """`until_told` waits for the next fact of a kind, for a while; `stages` says in which stage an attempt is."""
         self._deployment, self._service, self._told, self._until_told = deployment, service, told, until_told
+        self._stages = stages
         self._timers: list[threading.Timer] = []
         self._began: float | None = None
 
@@ -100,7 +108,7 @@ class Injector:
             number=fault.number,
             jobs=[each.job_id for each in hit],
             attempts=[each.attempt_id for each in hit],
-            stages=[each.stage for each in hit],
+            stages=[self._stages.get(each.attempt_id) for each in hit],
             ends_attempt=fault.kind in _ENDING,
             in_flight=in_flight,
             at=self._began or time.time(),
@@ -122,17 +130,21 @@ class Injector:
 
     def _signalled(self, fault: Fault, running: list[Running], number: signal.Signals) -> list[Running] | None:
         there = self._deployment.workers()
-        victims = [each for each in running if each.attempt_id in there]
-        if not victims:
+        by_stage: dict[str, list[Running]] = defaultdict(list)
+        for each in running:
+            if each.attempt_id in there:
+                by_stage[self._stages.get(each.attempt_id, "")].append(each)
+        if not by_stage:
             return None
-        victim = _chosen(victims, fault)
+        # First a stage, then one of those in it: else the longest stage would be hit most.
+        victim = random.Random(fault.choice).choice(by_stage[_chosen(sorted(by_stage), fault)])
         pid = there[victim.attempt_id]
         try:
             os.kill(pid, number)
         except ProcessLookupError:
             return None
         if number == signal.SIGSTOP:
-            self._later(ASLEEP_SECONDS, lambda: _wake(pid))
+            self._later(ASLEEP_SECONDS, partial(_wake, pid))
         return [victim]
 
     def _kill_node(self, _fault: Fault, running: list[Running]) -> list[Running] | None:
@@ -153,7 +165,7 @@ class Injector:
             return None
         _, pid, led = found
         os.kill(pid, signal.SIGSTOP)
-        self._later(ASLEEP_SECONDS, lambda: _wake(pid))
+        self._later(ASLEEP_SECONDS, partial(_wake, pid))
         return led
 
     def _leading(self, fault: Fault, running: list[Running]) -> tuple[Part, int, list[Running]] | None:
@@ -194,6 +206,11 @@ class Injector:
         self._later(FULL_SECONDS, lambda: self._deployment.full.unlink(missing_ok=True))
         return running
 
+    def _fill_database(self, _fault: Fault, running: list[Running]) -> list[Running] | None:
+        self._deployment.database_full.touch()
+        self._later(FULL_SECONDS, lambda: self._deployment.database_full.unlink(missing_ok=True))
+        return running
+
     def _crowd(self, fault: Fault, _running: list[Running]) -> list[Running] | None:
         """Many posts at once under one key."""
         client = Client(f"crowd-{fault.number}", self._service, self._told, threading.Event(), str(fault.number))
@@ -215,18 +232,18 @@ class Injector:
             self._crash_database(fault, running)
         return running
 
-    def _stall_session(self, fault: Fault, _running: list[Running]) -> list[Running] | None:
-        """One of the database's own processes is stopped, as behind a connection that is only half open."""
-        mine = "SELECT pid FROM pg_stat_activity WHERE application_name = 'dress' AND pid <> pg_backend_pid()"
-        with self._deployment.database.connection() as connection:
-            pids = sorted(pid for (pid,) in connection.exec_driver_sql(f"{mine} AND datname = current_database()"))
-        if not pids:
+    def _stall_sessions(self, fault: Fault, running: list[Running]) -> list[Running] | None:
+        """PostgreSQL does not answer one dispatcher for two leases, as where a connection is only half open."""
+        found = self._leading(fault, running)
+        if found is None:
             return None
-        pid = _chosen(pids, fault)
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGSTOP)
-            self._later(ASLEEP_SECONDS, lambda: _wake(pid))
-        return []
+        part, _, led = found
+        stalled = self._deployment.sessions(part)
+        for pid in stalled:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+                self._later(ASLEEP_SECONDS, partial(_wake, pid))
+        return led if stalled else None
 
     def _step_clock(self, fault: Fault, running: list[Running]) -> list[Running] | None:
         """To between three seconds behind and six ahead."""

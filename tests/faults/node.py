@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import pickle
+import shutil
 import signal
 import socketserver
 import subprocess
@@ -31,6 +32,8 @@ assert staged_pipeline.STAGES
 
 PATIENCE_SECONDS = 1.0
 """So long a dispatcher that was stopped in the middle of a question keeps the others waiting."""
+UNASKED_SECONDS = 120.0
+"""A node that nobody has asked anything for so long ends itself: the campaign was killed."""
 _TRIES = 5
 _ROOT = "dress-node-"
 
@@ -118,8 +121,10 @@ class Node(socketserver.UnixStreamServer):
         super().__init__(str(folder / "node"), _Question)
         self._folder = folder
         self._children: dict[str, int] = {}
+        self._asked_at = time.monotonic()
 
     def answer(self, asked: str, *arguments: Any) -> Any:
+        self._asked_at = time.monotonic()
         return getattr(self, asked)(*arguments)
 
     def start(self, order: Order) -> None:
@@ -152,7 +157,10 @@ class Node(socketserver.UnixStreamServer):
         return self._children
 
     def service_actions(self) -> None:
-        """Forget the children that have ended."""
+        """Forget the children that have ended; end with all of them once nobody asks any more."""
+        if time.monotonic() - self._asked_at > UNASKED_SECONDS:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            os.killpg(0, signal.SIGKILL)
         for attempt_id, child in list(self._children.items()):
             if os.waitpid(child, os.WNOHANG) != (0, 0):
                 self._forget(attempt_id)

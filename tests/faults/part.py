@@ -17,13 +17,16 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, event
+from sqlalchemy import Connection, Engine, event
 
 from service.settings import Settings
 from tests.faults import bugs, clock
 
 CPUS = "DRESS_CAMPAIGN_CPUS"
 """Environment variable: attempts at once."""
+ROOM = "DRESS_CAMPAIGN_DATABASE_FULL"
+"""Environment variable with the path of a file; while it exists, SQLite's file does not grow."""
+_MOST_PAGES = 2**30 - 1
 
 
 def main() -> int:
@@ -31,6 +34,7 @@ def main() -> int:
         bugs.plant(os.environ[bugs.PLANTED])
     if os.environ.get(clock.STEP):
         event.listen(Engine, "connect", _set_clock)
+    event.listen(Engine, "begin", _limit)
     name = sys.argv.pop(1)
     if name == "api":
         from api.__main__ import main as serve
@@ -43,6 +47,13 @@ def main() -> int:
 def _set_clock(connection: Any, _record: Any) -> None:
     if isinstance(connection, sqlite3.Connection):
         clock.shift_sqlite(connection, Path(os.environ[clock.STEP]))
+
+
+def _limit(connection: Connection) -> None:
+    """SQLite itself says that the disk is full: it takes no smaller limit than what it has."""
+    if connection.dialect.name == "sqlite":
+        pages = 1 if os.path.exists(os.environ[ROOM]) else _MOST_PAGES
+        connection.exec_driver_sql(f"PRAGMA max_page_count={pages}").close()
 
 
 def _dispatch() -> None:

@@ -166,10 +166,11 @@ def _duplicate(seen: Seen) -> Iterator[str]:
 def _repeated(seen: Seen) -> Iterator[str]:
     steps = [audit for audit in seen.of["audit"] if audit["change"] == "status"]
     successes = Counter(audit["subject"] for audit in steps if audit["after"] == "succeeded")
-    outcomes = Counter(row["job_id"] for row in seen.attempts.values() if row["outcome"] == "succeeded")
-    for job_id in seen.jobs:
-        if successes[job_id] > 1 or outcomes[job_id] > 1:
-            yield f"duplicate: {job_id} succeeded {max(successes[job_id], outcomes[job_id])} times"
+    for job_id, events in seen.events.items():
+        # An attempt may succeed whose job was told to cancel, and another one after a retry: that is no second success.
+        told = sum(event["type"] == "job_succeeded" for event in events)
+        if successes[job_id] > 1 or told > 1:
+            yield f"duplicate: {job_id} succeeded {max(successes[job_id], told)} times"
     for step in steps:
         is_retry = (step["before"], step["after"]) == ("cancelled", "queued") and "retry" in seen.wishes[
             step["subject"]
@@ -279,7 +280,7 @@ def _count(seen: Seen, verdict: Verdict, is_timed: bool) -> None:
         verdict.counted[kind] += 1
         verdict.least_in_flight = min(fault["in_flight"], verdict.least_in_flight or fault["in_flight"])
         if len(fault["stages"]) == 1:
-            verdict.stages[str(fault["stages"][0])] += 1
+            verdict.stages[str(fault["stages"][0] or "no stage yet")] += 1
         for job_id in hit if is_timed else ():
             seconds = _recovery_seconds(seen, fault, job_id)
             if seconds is not None:

@@ -36,7 +36,7 @@ TRIALS = {
     "event_twice": Trial("gap:"),
     "key_forgotten": Trial("duplicate: the key", {"crowd": 1, "kill_attempt": 1}, faults=1, seed=1),
     "answered_too_soon": Trial("lost: job", {"kill_api": 4, "kill_attempt": 1}, faults=1, seed=5),
-    "expired_forgotten": Trial("stuck:", {"kill_dispatcher": 1}, settle_seconds=10.0),
+    "expired_forgotten": Trial("stuck:", {"kill_dispatcher": 1}, faults=1, settle_seconds=10.0),
     # Room enough that those left behind keep nobody out.
     "worker_left": Trial("leaked:", cpus=500),
     "succeeds_again": Trial("duplicate: job"),

@@ -19,7 +19,7 @@ from tests.faults.history import History
 from tests.faults.injector import Injector, odds, plan
 from tests.faults.promises import Verdict
 
-FAULTS = int(os.environ.get("DRESS_CAMPAIGN_FAULTS", "200"))
+FAULTS = int(os.environ.get("DRESS_CAMPAIGN_FAULTS", "220"))
 SEED = int(os.environ.get("DRESS_CAMPAIGN_SEED", "6"))
 SHARE = {False: 0.4, True: 0.1}
 """Of all faults, those on each database with a true clock and with a stepped one."""
@@ -34,7 +34,7 @@ def test_no_promise_breaks(backend: str, stepped_clock: bool, tmp_path: Path) ->
     verdict = campaign.run_slice(tmp_path / "slice", Shape(backend, stepped_clock=stepped_clock), f"{SEED}:1", wanted)
     print(campaign.report([verdict]))
     assert verdict.broken == []
-    assert verdict.counted.total() >= 0.9 * wanted, "some may have hit what ended by itself at that moment"
+    assert verdict.counted.total() >= 200 / 220 * wanted, "a few may hit what ends by itself at that moment"
     assert verdict.least_in_flight is not None and verdict.least_in_flight >= 20
 
 
@@ -45,6 +45,12 @@ def test_equal_seeds_give_equal_plans():
     assert first("1", Shape()) == first("1", Shape())
     assert first("1", Shape()) != first("2", Shape())
     assert {fault.kind for fault in itertools.islice(plan("1", odds(Shape()), 2, 9), 500)} == set(odds(Shape()))
+
+
+def test_what_can_be_broken_depends_on_the_deployment():
+    assert "fill_database" in odds(Shape()) and "crash_database" not in odds(Shape())
+    assert "crash_database" in odds(Shape("postgresql")) and "fill_database" not in odds(Shape("postgresql"))
+    assert "step_clock" in odds(Shape(stepped_clock=True)) and "step_clock" not in odds(Shape())
 
 
 @pytest.mark.parametrize("shape", [Shape(), Shape("postgresql"), Shape(stepped_clock=True)], ids=str)
@@ -73,6 +79,19 @@ def test_slices_go_on_where_they_broke_off(tmp_path: Path, monkeypatch: pytest.M
     assert ran == ["3:1", "3:2", "3:3", "3:2", "3:4"]
     assert (tmp_path / "sqlite-3-0004-stepped").is_dir()
     assert campaign.run(tmp_path, "sqlite", 4, faults=1, of_a_slice=1, seconds=0.0) == []
+
+
+def test_a_broken_promise_is_told_with_the_history_that_shows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    history = tmp_path / "sqlite-3-0001" / "history.jsonl"
+    history.parent.mkdir()
+    write_slice(history, faults=1)
+    history.write_text(history.read_text("utf-8").replace('"workers": []', '"workers": ["att_9"]'), "utf-8")
+    monkeypatch.setattr("sys.argv", ["campaign", "--faults", "1", "--seed", "3", "--state", str(tmp_path)])
+    assert campaign.main() == 1
+    told = capsys.readouterr().out
+    assert "leaked: workers of ['att_9']" in told and str(history) in told and "1 broken promises" in told
 
 
 def write_slice(file: Path, faults: int) -> None:
