@@ -19,22 +19,12 @@ from service.database.session import Database
 from service.database.tables import Job
 from service.dispatch.dispatcher import Dispatcher
 from service.domain.job import Status
+from tests.faults.planted import PART
 from workers.contracts.events import NumberedEvent, Progress
-
-PLANTED = "DRESS_CAMPAIGN_BUG"
-"""Environment variable with the name of the bug, if there is one."""
-
-PART = "DRESS_CAMPAIGN_PART"
-"""Environment variable with the name of the part that a process is, such as `dispatch-1`."""
 
 ELSEWHERE = frozenset({"told_before_stored"})
 """Bugs of the worker, planted in `staged_pipeline`."""
 _LATE_SECONDS = 0.1
-
-
-def is_planted(name: str) -> bool:
-    """Whether this bug is planted in this process."""
-    return os.environ.get(PLANTED) == name
 
 
 def plant(name: str) -> None:

@@ -25,7 +25,7 @@ from service.database.schema import upgrade
 from service.database.session import Database
 from service.database.tables import Attempt, Job
 from service.settings import Settings
-from tests.faults import audit, bugs, clock, history, node, part, staged_pipeline
+from tests.faults import audit, clock, history, node, part, planted, staged_pipeline
 from tests.faults.node_runner import NodeRunner
 from tests.postgresql import Cluster
 from tests.processes import serving, until
@@ -126,7 +126,7 @@ class Deployment:
             command = [sys.executable, "-m", "tests.faults.part", *each.arguments]
             descriptors = () if each.listener is None else (each.listener.fileno(),)
             command += ["--fd", str(descriptors[0])] if descriptors else []
-            environment = {**self._environment, bugs.PART: each.name, "DRESS_DATABASE_URL": self._url_for(each)}
+            environment = {**self._environment, planted.PART: each.name, "DRESS_DATABASE_URL": self._url_for(each)}
             with (self.state / f"{each.name}.log").open("ab") as log:
                 each.process = subprocess.Popen(
                     command,
@@ -242,7 +242,7 @@ class Deployment:
             staged_pipeline.PACE: str(self.shape.step_seconds),
             staged_pipeline.FULL: str(self.full),
             clock.STEP: str(self._step) if self.shape.stepped_clock and not self.cluster else "",
-            bugs.PLANTED: self.shape.bug,
+            planted.BUG: self.shape.bug,
         }
 
 

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import cast
 
-from tests.faults import bugs
+from tests.faults import planted
 from tests.faults.history import PLACE, Fact, History
 from workers.contracts.events import (
     ArtifactStored,
@@ -116,7 +116,7 @@ class Attempt:
     def _file(self, stage: StageName, key: str) -> Iterator[Event]:
         file = self.workspace / f"{stage}.weights"
         file.write_text(f"{self.recipe.seed} {stage}\n" * 100, "utf-8")
-        if bugs.is_planted("told_before_stored"):
+        if planted.is_planted("told_before_stored"):
             content = file.read_bytes()
             told = StoredFile(path=file.name, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
             yield ArtifactStored(files=[told])
@@ -124,7 +124,7 @@ class Attempt:
         self.note("stored", files=[stored.sha256])
         self.store.publish(StageResult(stage=stage, key=key, files=[stored], seconds=0.0))
         self.store.drop_checkpoint(key)
-        if not bugs.is_planted("told_before_stored"):
+        if not planted.is_planted("told_before_stored"):
             yield ArtifactStored(files=[stored])
 
 
