@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+import psutil
 import pytest
 
 from service import queue
@@ -61,7 +62,9 @@ def test_a_dispatcher_that_comes_back_from_the_dead_writes_nothing(
     zombie = dispatchers.start(cpus=2)
     submit(database, recipe, 2)
     until(lambda: len(dispatchers.led_by(zombie)) == 2, STARTED_WITHIN_SECONDS)
-    zombie.send_signal(signal.SIGSTOP)
+    with database.writing():  # SQLite has one writer: one that is stopped in mid-write stops all
+        zombie.send_signal(signal.SIGSTOP)
+        until(lambda: psutil.Process(zombie.pid).status() == psutil.STATUS_STOPPED)
     heir = dispatchers.start(cpus=2)
     until(lambda: len(dispatchers.led_by(heir)) == 2, STARTED_WITHIN_SECONDS)
     zombie.send_signal(signal.SIGCONT)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,15 @@ LARGE, SMALL = 40_000_000, 10_000_000
 """Elements of float32."""
 
 linux_only = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux keeps the mark")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_over() -> None:
+    """What earlier tests left in this process must neither go during a block nor be used again by it."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 @linux_only
