@@ -47,7 +47,7 @@ lint: setup ## Check style, types, directions of imports and undeclared dependen
 	$(BIN)/deptry api service workers
 
 .PHONY: bench
-bench: setup ## Measure, side by side: steps with and without each option, their memory, speed, jobs, exports, searches
+bench: setup ## Measure, side by side: steps with and without each option, their memory, speed, jobs, exports, searches, the queue
 	@$(BIN)/python tests/bench/regularize_step.py
 	@$(BIN)/python tests/bench/training_memory.py
 	@$(BIN)/python tests/bench/speed.py
@@ -56,6 +56,8 @@ bench: setup ## Measure, side by side: steps with and without each option, their
 	@$(BIN)/python tests/bench/search_sharing.py
 	@$(BIN)/python tests/bench/early_stopping.py
 	@$(BIN)/python tests/bench/trial_start.py
+	@$(BIN)/python tests/bench/queue_depth.py
+	@$(BIN)/python tests/bench/followers.py
 
 .PHONY: faults
 faults: setup ## Break the service for real, for long, and check its promises (FAULTS=2000 DATABASE=sqlite SEED=0 STATE=folder)

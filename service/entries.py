@@ -1,11 +1,27 @@
 """What stands in the queue of one kind, jobs or searches: looked up, and listed newest first."""
 
+from typing import TypedDict, Unpack
+
 from sqlalchemy import ColumnElement, select, tuple_
 from sqlalchemy.orm import Session
 
 from service.database.tables import Job, JobLabel
 from service.errors import NotFound
 from service.queue import Kind
+
+
+class Filters(TypedDict, total=False):
+    """Which of a kind are listed; what is left out or none chooses all."""
+
+    status: str | None
+    label: str | None
+    """`key=value`, or `key` for any value."""
+    created_after: float | None
+    """Seconds since 1970."""
+    fault: str | None
+    """Class of the error with which they ended."""
+    code: str | None
+    """Its name."""
 
 
 def get(session: Session, kind: Kind, entry_id: str) -> Job:
@@ -26,14 +42,9 @@ def listing(
     *,
     limit: int,
     after: str | None = None,
-    status: str | None = None,
-    label: str | None = None,
-    created_after: float | None = None,
-    fault: str | None = None,
-    code: str | None = None,
+    **filters: Unpack[Filters],
 ) -> tuple[list[Job], bool]:
-    """Those of a kind, newest first, and whether there are more. `label` is `key=value`, or `key` for any value.
-    `fault` and `code` are those of the error with which they ended.
+    """Those of a kind, newest first, and whether there are more.
 
     Raises:
         NotFound: `after` names none.
@@ -42,13 +53,13 @@ def listing(
     if after is not None:
         last = get(session, kind, after)
         conditions.append(tuple_(Job.created_at, Job.id) < tuple_(last.created_at, last.id))
-    if status is not None:
+    if (status := filters.get("status")) is not None:
         conditions.append(Job.status == status)
-    if label is not None:
+    if (label := filters.get("label")) is not None:
         conditions.append(_has_label(label))
-    if created_after is not None:
+    if (created_after := filters.get("created_after")) is not None:
         conditions.append(Job.created_at > created_after)
-    conditions += failing(fault, code)
+    conditions += failing(filters.get("fault"), filters.get("code"))
     order = (Job.created_at.desc(), Job.id.desc())
     found = list(session.scalars(select(Job).where(*conditions).order_by(*order).limit(limit + 1)))
     return found[:limit], len(found) > limit

@@ -1,6 +1,6 @@
 """Jobs as a caller sees them: submit, look up, list, cancel, pause, resume, retry."""
 
-from typing import Any
+from typing import Any, Unpack
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -40,32 +40,14 @@ def get(session: Session, job_id: str) -> Job:
 
 
 def listing(
-    session: Session,
-    *,
-    limit: int,
-    after: str | None = None,
-    status: str | None = None,
-    label: str | None = None,
-    created_after: float | None = None,
-    fault: str | None = None,
-    code: str | None = None,
+    session: Session, *, limit: int, after: str | None = None, **filters: Unpack[entries.Filters]
 ) -> tuple[list[Job], bool]:
-    """Jobs, newest first, and whether there are more. `label` is `key=value`, or `key` for any value.
+    """Jobs, newest first, and whether there are more.
 
     Raises:
         NotFound: `after` names no job.
     """
-    return entries.listing(
-        session,
-        "job",
-        limit=limit,
-        after=after,
-        status=status,
-        label=label,
-        created_after=created_after,
-        fault=fault,
-        code=code,
-    )
+    return entries.listing(session, "job", limit=limit, after=after, **filters)
 
 
 def cancel(session: Session, job_id: str) -> Job:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Unpack
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -113,32 +113,14 @@ def get(session: Session, search_id: str) -> tuple[Job, tables.Search]:
 
 
 def listing(
-    session: Session,
-    *,
-    limit: int,
-    after: str | None = None,
-    status: str | None = None,
-    label: str | None = None,
-    created_after: float | None = None,
-    fault: str | None = None,
-    code: str | None = None,
+    session: Session, *, limit: int, after: str | None = None, **filters: Unpack[entries.Filters]
 ) -> tuple[list[tuple[Job, tables.Search]], bool]:
-    """Searches, newest first, and whether there are more. `label` is `key=value`, or `key` for any value.
+    """Searches, newest first, and whether there are more.
 
     Raises:
         NotFound: `after` names no search.
     """
-    found, has_more = entries.listing(
-        session,
-        "search",
-        limit=limit,
-        after=after,
-        status=status,
-        label=label,
-        created_after=created_after,
-        fault=fault,
-        code=code,
-    )
+    found, has_more = entries.listing(session, "search", limit=limit, after=after, **filters)
     wanted = select(tables.Search).where(tables.Search.id.in_([job.id for job in found]))
     rows = {row.id: row for row in session.scalars(wanted)}
     return [(job, rows[job.id]) for job in found], has_more

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from api.client import Client
 from tests.conftest import changed
 from tests.object_server import BUCKET, ObjectServer
-from tests.processes import serving, until
-from tests.test_one_job import Service, types
+from tests.test_one_job import Service, running, types
 from workers import pipeline
 from workers.contracts.events import StageFinished, Succeeded
 from workers.contracts.places import Places
@@ -36,26 +30,9 @@ def service(
     tmp_path_factory: pytest.TempPathFactory, started_object_server: ObjectServer, url: str
 ) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("elsewhere")
-    state = folder / "state"
-    environment = {
-        **os.environ,
-        **started_object_server.environment,
-        "DRESS_ARTIFACTS_URL": url,
-        "DRESS_CACHE_DIR": str(folder / "cache"),
-        "DRESS_MODEL_ROOTS": "/",
-        "DRESS_DATA_ROOTS": "/",
-        "NO_COLOR": "1",
-    }
-    command = [Path(sys.executable).with_name("dress"), "up", "--port", "0", "--state", state]
-    process = subprocess.Popen(command, env=environment)
-    try:
-        until(lambda: (state / "url").exists() or process.poll() is not None, 60)
-        with Client((state / "url").read_text().strip(), (state / "api-key").read_text().strip()) as client:
-            yield Service(state, process, client)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
-        assert serving(state) == []
+    places = {"DRESS_ARTIFACTS_URL": url, "DRESS_CACHE_DIR": str(folder / "cache")}
+    with running(folder / "state", **started_object_server.environment, **places) as service:
+        yield service
 
 
 def test_a_killed_worker_goes_on_and_its_stages_are_found_on_another_node(

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,10 +56,10 @@ class Service:
         return told
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    state = tmp_path_factory.mktemp("one-job") / "state"
-    environment = {**os.environ, "DRESS_MODEL_ROOTS": "/", "DRESS_DATA_ROOTS": "/", "NO_COLOR": "1"}
+@contextmanager
+def running(state: Path, **changes: str) -> Iterator[Service]:
+    """`dress up` on this state folder while the block runs; at its end nothing of it may be left."""
+    environment = {**os.environ, "DRESS_MODEL_ROOTS": "/", "DRESS_DATA_ROOTS": "/", "NO_COLOR": "1", **changes}
     command = [Path(sys.executable).with_name("dress"), "up", "--port", "0", "--state", state]
     process = subprocess.Popen(command, env=environment)
     try:
@@ -69,6 +70,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
         assert serving(state) == []
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with running(tmp_path_factory.mktemp("one-job") / "state") as service:
+        yield service
 
 
 def long_recipe(recipe: Recipe, seed: int) -> Recipe:

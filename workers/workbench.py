@@ -98,8 +98,8 @@ class Workbench:
         """Those that are trained on, then those that are not: token ids [samples or a few more, sequence_length]."""
         samples, length, seed = self.recipe.data.samples, self.sequence_length, self.recipe.seed
         draw = sampling.draw_overlapping if self.recipe.data.sampling == "overlapping" else sampling.draw
-        text, known_as = self.training_text, self.dense_digest
-        return draw(text, self.tokenizer, samples, length, seed, VALIDATION_SEQUENCES, known_as=known_as)
+        tokens = sampling.tokens_of(self.training_text, self.tokenizer, known_as=self.dense_digest)
+        return draw(tokens, samples, length, seed, VALIDATION_SEQUENCES)
 
     @property
     def sequences(self) -> Tensor:

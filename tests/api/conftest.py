@@ -181,6 +181,13 @@ class LiveServer:
             self.process.wait(DEADLINE_SECONDS)
         self._listener.close()
 
+    def __enter__(self) -> LiveServer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """What rests on the database more than on HTTP must pass on both."""
@@ -219,10 +226,8 @@ def search_id(http: TestClient, deployment: Deployment) -> str:
 
 @pytest.fixture
 def live(deployment: Deployment) -> Iterator[LiveServer]:
-    server = LiveServer(deployment)
-    server.start()
-    yield server
-    server.close()
+    with LiveServer(deployment) as server:
+        yield server
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.api.conftest import Deployment
+from tests.api.ranges import check_range
 
 BYTES = bytes(range(256)) * 5
 FILES = {"model/model.safetensors": BYTES, "model/config.json": b"{}", "model/empty.txt": b""}
@@ -50,20 +51,7 @@ def test_a_download_says_what_it_is(http: TestClient, url: str) -> None:
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(first=st.integers(0, 2 * len(BYTES)), length=st.integers(0, 2 * len(BYTES)), form=st.sampled_from("abc"))
 def test_any_range_is_the_slice(http: TestClient, url: str, first: int, length: int, form: str) -> None:
-    size = len(BYTES)
-    asked, wanted = {
-        "a": (f"bytes={first}-{first + length}", BYTES[first : first + length + 1]),
-        "b": (f"bytes={first}-", BYTES[first:]),
-        "c": (f"bytes=-{length}", BYTES[max(size - length, 0) :] if length else b""),
-    }[form]
-    answer = http.get(f"{url}/model/model.safetensors", headers={"Range": asked})
-    if not wanted:
-        assert answer.status_code == 416 and answer.headers["Content-Range"] == f"bytes */{size}"
-        assert answer.json()["type"].endswith(":range_not_satisfiable")
-        return
-    assert (answer.status_code, answer.content) == (206, wanted)
-    begin = first if form != "c" else max(size - length, 0)
-    assert answer.headers["Content-Range"] == f"bytes {begin}-{begin + len(wanted) - 1}/{size}"
+    check_range(http, f"{url}/model/model.safetensors", BYTES, (first, length, form))
 
 
 def test_several_ranges(http: TestClient, url: str) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from api.client import Client
 from api.failures import Corrupt
 from tests.api.conftest import Deployment
+from tests.api.ranges import check_range
 from tests.object_server import CutShort, Forbidden, ObjectServer, Reset, Times
 
 BYTES = bytes(range(256)) * 5
@@ -91,19 +92,7 @@ def test_a_store_that_is_silent_is_told(http: TestClient, url: str, object_serve
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(first=st.integers(0, 2 * len(BYTES)), length=st.integers(0, 2 * len(BYTES)), form=st.sampled_from("abc"))
 def test_any_range_is_the_slice(http: TestClient, url: str, first: int, length: int, form: str) -> None:
-    size = len(BYTES)
-    asked, wanted = {
-        "a": (f"bytes={first}-{first + length}", BYTES[first : first + length + 1]),
-        "b": (f"bytes={first}-", BYTES[first:]),
-        "c": (f"bytes=-{length}", BYTES[max(size - length, 0) :] if length else b""),
-    }[form]
-    answer = http.get(f"{url}/model/model.safetensors", headers={"Range": asked})
-    if not wanted:
-        assert answer.status_code == 416 and answer.headers["Content-Range"] == f"bytes */{size}"
-        return
-    assert (answer.status_code, answer.content) == (206, wanted)
-    begin = first if form != "c" else max(size - length, 0)
-    assert answer.headers["Content-Range"] == f"bytes {begin}-{begin + len(wanted) - 1}/{size}"
+    check_range(http, f"{url}/model/model.safetensors", BYTES, (first, length, form))
 
 
 @through_here

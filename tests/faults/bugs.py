@@ -45,9 +45,12 @@ def _no_fence() -> None:
 def _local_clock() -> None:
     """Leases are timed by each process's own clock, and one is four seconds ahead."""
     ahead_seconds = 4.0 if os.environ[PART] == "dispatch-1" else 0.0
-    own: Any = lambda: literal(time.time() + ahead_seconds)  # noqa: E731
-    queue.database_now = own
-    backlog.database_now = own
+
+    def own_now() -> Any:
+        return literal(time.time() + ahead_seconds)
+
+    queue.database_now = own_now
+    backlog.database_now = own_now
 
 
 def _event_gap() -> None:

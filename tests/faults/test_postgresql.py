@@ -45,10 +45,8 @@ def deployment(own_cluster: Cluster, tmp_path: Path) -> Iterator[Deployment]:
 
 @pytest.fixture
 def live(deployment: Deployment) -> Iterator[LiveServer]:
-    server = LiveServer(deployment)
-    server.start()
-    yield server
-    server.close()
+    with LiveServer(deployment) as server:
+        yield server
 
 
 @pytest.fixture

@@ -70,7 +70,9 @@ def test_a_wait_between_attempts_is_cut_short(database: Database, recipe: Recipe
     job_id = enqueue(database, recipe)
     slow = RULES.__class__(max_attempts=3, first_wait_seconds=3600.0, longest_wait_seconds=3600.0)
     with database.writing() as session:
-        queue.lose(session, queue.lease(session, job_id, owner="one", seconds=15), slow, message="gone")  # type: ignore[arg-type]
+        held = queue.lease(session, job_id, owner="one", seconds=15)
+        assert held is not None
+        queue.lose(session, held, slow, message="gone")
         assert queue.lease(session, job_id, owner="one", seconds=15) is None
     assert retry(database, job_id).reason is None
     assert lease(database, job_id).number == 2

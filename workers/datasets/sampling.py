@@ -22,74 +22,18 @@ _kept: OrderedDict[tuple[str, str], torch.Tensor] = OrderedDict()
 _lock = threading.Lock()
 
 
-def draw(
-    documents: Documents,
-    tokenizer: Tokenizer,
-    samples: int,
-    sequence_length: int,
-    seed: int,
-    spare: int = 0,
-    *,
-    known_as: str | None = None,
-) -> torch.Tensor:
-    """A seeded choice, in random order, among the disjoint windows that the corpus is cut into.
+def tokens_of(documents: Documents, tokenizer: Tokenizer, known_as: str | None = None) -> torch.Tensor:
+    """The whole corpus as token ids, int32 [tokens].
 
-    Documents are tokenized one by one, with the separator that follows them and without special tokens, laid end to
-    end and cut every `sequence_length` tokens; the tail is dropped.
+    Documents are tokenized one by one, with the separator that follows them and without special tokens, and laid end to
+    end.
 
     Args:
-        spare: so many windows more, as far as there are any; the first `samples` are the same with and without.
         known_as: what tells this tokenizer from every other; with it the corpus is tokenized once a process.
-    Returns:
-        Token ids, int64 [samples to samples + spare, sequence_length].
 
     Raises:
-        RecipeError: the corpus gives fewer windows than `samples`.
+        RecipeError: no document holds text.
     """
-    tokens = _tokens_of(documents, tokenizer, known_as)
-    windows = len(tokens) // sequence_length
-    if windows < samples:
-        raise RecipeError(
-            "data.samples",
-            f"asked for {samples}, the corpus gives {windows} sequences of {sequence_length} tokens; "
-            "lower data.samples or data.sequence_length, set data.sampling to overlapping, or choose a larger corpus",
-        )
-    order = torch.randperm(windows, generator=torch.Generator().manual_seed(seed))
-    return tokens[: windows * sequence_length].view(windows, sequence_length)[order[: samples + spare]].long()
-
-
-def draw_overlapping(
-    documents: Documents,
-    tokenizer: Tokenizer,
-    samples: int,
-    sequence_length: int,
-    seed: int,
-    spare: int = 0,
-    *,
-    known_as: str | None = None,
-) -> torch.Tensor:
-    """As `draw`, but each sequence begins at a token of its own, chosen at random; two may share tokens.
-
-    Returns:
-        Token ids, int64 [samples to samples + spare, sequence_length].
-
-    Raises:
-        RecipeError: the corpus has fewer places to begin than `samples`.
-    """
-    tokens = _tokens_of(documents, tokenizer, known_as)
-    starts = max(0, len(tokens) - sequence_length + 1)
-    if starts < samples:
-        raise RecipeError(
-            "data.samples",
-            f"asked for {samples}, the corpus has {len(tokens)} tokens, in which {starts} sequences of "
-            f"{sequence_length} tokens begin; lower data.samples or data.sequence_length, or choose a larger corpus",
-        )
-    order = torch.randperm(starts, generator=torch.Generator().manual_seed(seed))
-    return torch.stack([tokens[start : start + sequence_length] for start in order[: samples + spare].tolist()]).long()
-
-
-def _tokens_of(documents: Documents, tokenizer: Tokenizer, known_as: str | None) -> torch.Tensor:
-    """See `_tokens`; kept in memory where the tokenizer is known."""
     if known_as is None:
         return _tokens(documents, tokenizer)
     key = (documents.sha256, known_as)
@@ -102,12 +46,55 @@ def _tokens_of(documents: Documents, tokenizer: Tokenizer, known_as: str | None)
         return _kept[key]
 
 
-def _tokens(documents: Documents, tokenizer: Tokenizer) -> torch.Tensor:
-    """All token ids in order, int32 [tokens]; tensors a batch, so that Python's own integers never pile up.
+def draw(tokens: torch.Tensor, samples: int, sequence_length: int, seed: int, spare: int = 0) -> torch.Tensor:
+    """A seeded choice, in random order, among the disjoint windows that the corpus is cut into.
+
+    The tail is dropped.
+
+    Args:
+        tokens: the corpus, see `tokens_of`.
+        spare: so many windows more, as far as there are any; the first `samples` are the same with and without.
+    Returns:
+        Token ids, int64 [samples to samples + spare, sequence_length].
 
     Raises:
-        RecipeError: no document holds text.
+        RecipeError: the corpus gives fewer windows than `samples`.
     """
+    windows = len(tokens) // sequence_length
+    if windows < samples:
+        raise RecipeError(
+            "data.samples",
+            f"asked for {samples}, the corpus gives {windows} sequences of {sequence_length} tokens; "
+            "lower data.samples or data.sequence_length, set data.sampling to overlapping, or choose a larger corpus",
+        )
+    order = torch.randperm(windows, generator=torch.Generator().manual_seed(seed))
+    return tokens[: windows * sequence_length].view(windows, sequence_length)[order[: samples + spare]].long()
+
+
+def draw_overlapping(
+    tokens: torch.Tensor, samples: int, sequence_length: int, seed: int, spare: int = 0
+) -> torch.Tensor:
+    """As `draw`, but each sequence begins at a token of its own, chosen at random; two may share tokens.
+
+    Returns:
+        Token ids, int64 [samples to samples + spare, sequence_length].
+
+    Raises:
+        RecipeError: the corpus has fewer places to begin than `samples`.
+    """
+    starts = max(0, len(tokens) - sequence_length + 1)
+    if starts < samples:
+        raise RecipeError(
+            "data.samples",
+            f"asked for {samples}, the corpus has {len(tokens)} tokens, in which {starts} sequences of "
+            f"{sequence_length} tokens begin; lower data.samples or data.sequence_length, or choose a larger corpus",
+        )
+    order = torch.randperm(starts, generator=torch.Generator().manual_seed(seed))
+    return torch.stack([tokens[start : start + sequence_length] for start in order[: samples + spare].tolist()]).long()
+
+
+def _tokens(documents: Documents, tokenizer: Tokenizer) -> torch.Tensor:
+    """See `tokens_of`; a tensor a batch, so that Python's own integers never pile up."""
     if not any(document.strip() for document in documents.documents):
         raise RecipeError(
             FIELD,

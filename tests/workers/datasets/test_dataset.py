@@ -64,39 +64,42 @@ def test_without_drops_what_is_evaluated_however_it_is_spaced():
 class TestDraw:
     corpus = Documents(tuple(" ".join(f"w{ten + one}" for one in range(10)) for ten in range(0, 200, 10)), "\n")
 
+    def drawn(self, tokenizer, *arguments, **named):
+        return sampling.draw(sampling.tokens_of(self.corpus, tokenizer), *arguments, **named)
+
     def test_windows_are_disjoint_pieces_of_the_joined_text(self, tokenizer):
         whole = tokenizer(self.corpus.text, add_special_tokens=False)["input_ids"]
         windows = {tuple(whole[start : start + 7]) for start in range(0, len(whole) - 6, 7)}
-        drawn = sampling.draw(self.corpus, tokenizer, samples=len(windows), sequence_length=7, seed=3)
+        drawn = self.drawn(tokenizer, samples=len(windows), sequence_length=7, seed=3)
         assert drawn.dtype == torch.int64
         assert drawn.shape == (len(windows), 7)
         assert {tuple(row) for row in drawn.tolist()} == windows
 
     def test_the_seed_alone_decides(self, tokenizer):
-        first, again = (sampling.draw(self.corpus, tokenizer, 10, 8, seed=1) for _ in range(2))
-        other = sampling.draw(self.corpus, tokenizer, 10, 8, seed=2)
+        first, again = (self.drawn(tokenizer, 10, 8, seed=1) for _ in range(2))
+        other = self.drawn(tokenizer, 10, 8, seed=2)
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
 
     def test_the_global_generator_is_left_alone(self, tokenizer):
         before = torch.get_rng_state()
-        sampling.draw(self.corpus, tokenizer, 4, 8, seed=1)
+        self.drawn(tokenizer, 4, 8, seed=1)
         assert torch.equal(before, torch.get_rng_state())
 
     def test_batches_do_not_show(self, tokenizer, monkeypatch):
-        whole = sampling.draw(self.corpus, tokenizer, 10, 8, seed=1)
+        whole = self.drawn(tokenizer, 10, 8, seed=1)
         monkeypatch.setattr(sampling, "_DOCUMENTS_A_BATCH", 3)
-        assert torch.equal(whole, sampling.draw(self.corpus, tokenizer, 10, 8, seed=1))
+        assert torch.equal(whole, self.drawn(tokenizer, 10, 8, seed=1))
 
     def test_fewer_windows_than_samples_name_both_counts(self, tokenizer):
         with pytest.raises(RecipeError, match="asked for 1000, the corpus gives 27 sequences of 8 tokens") as caught:
-            sampling.draw(self.corpus, tokenizer, 1000, 8, seed=0)
+            self.drawn(tokenizer, 1000, 8, seed=0)
         assert caught.value.field == "data.samples"
 
     def test_nothing_left_to_train_on_says_why(self, tokenizer):
         nothing = dataset.without(self.corpus, [self.corpus])
         with pytest.raises(RecipeError, match="no training document is left.*another text"):
-            sampling.draw(nothing, tokenizer, 1, 8, seed=0)
+            sampling.tokens_of(nothing, tokenizer)
 
 
 class TestLocalFiles:

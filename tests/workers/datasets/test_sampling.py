@@ -24,43 +24,46 @@ class Letters:
         return {"input_ids": [list(text.encode()) for text in texts]}
 
 
+TOKENS = sampling.tokens_of(CORPUS, Letters())
+
+
 @given(samples=st.integers(1, 60), length=st.integers(8, 64), seed=st.integers(0, 2**32))
 def test_each_is_a_piece_of_the_corpus_and_none_comes_twice(samples: int, length: int, seed: int) -> None:
-    drawn = sampling.draw_overlapping(CORPUS, Letters(), samples, length, seed)
+    drawn = sampling.draw_overlapping(TOKENS, samples, length, seed)
     assert drawn.shape == (samples, length) and drawn.dtype == torch.int64
     text = CORPUS.text.encode()
     assert all(bytes(row) in text for row in drawn.tolist())
-    assert torch.equal(drawn, sampling.draw_overlapping(CORPUS, Letters(), samples, length, seed))
+    assert torch.equal(drawn, sampling.draw_overlapping(TOKENS, samples, length, seed))
 
 
 def test_more_than_the_corpus_cut_into_pieces_would_give() -> None:
     tokens = len(CORPUS.text.encode())
     most = tokens - 32 + 1
-    drawn = sampling.draw_overlapping(CORPUS, Letters(), most, 32, seed=0)
+    drawn = sampling.draw_overlapping(TOKENS, most, 32, seed=0)
     text = CORPUS.text.encode()
     assert sorted(map(bytes, drawn.tolist())) == sorted(text[start : start + 32] for start in range(most))
     with pytest.raises(RecipeError, match=f"data.samples: asked for {most + 1}, the corpus has {tokens} tokens"):
-        sampling.draw_overlapping(CORPUS, Letters(), most + 1, 32, seed=0)
+        sampling.draw_overlapping(TOKENS, most + 1, 32, seed=0)
     with pytest.raises(RecipeError, match="set data.sampling to overlapping"):
-        sampling.draw(CORPUS, Letters(), most, 32, seed=0)
+        sampling.draw(TOKENS, most, 32, seed=0)
 
 
 @pytest.mark.parametrize("draw", [sampling.draw, sampling.draw_overlapping])
 def test_spare_sequences_are_others_and_change_none_of_the_rest(draw: Callable[..., torch.Tensor]) -> None:
     tokens = len(CORPUS.text.encode())
     most = tokens // 16 if draw is sampling.draw else tokens - 16 + 1
-    alone = draw(CORPUS, Letters(), 5, 16, seed=3)
-    along = draw(CORPUS, Letters(), 5, 16, seed=3, spare=4)
+    alone = draw(TOKENS, 5, 16, seed=3)
+    along = draw(TOKENS, 5, 16, seed=3, spare=4)
     assert torch.equal(along[:5], alone) and len(along) == 9
     assert len({tuple(row) for row in along.tolist()}) == 9
-    assert torch.equal(along, draw(CORPUS, Letters(), 9, 16, seed=3)), "the same permutation goes on"
-    assert len(draw(CORPUS, Letters(), most - 2, 16, seed=3, spare=4)) == most, "as far as there are any"
-    assert len(draw(CORPUS, Letters(), most, 16, seed=3, spare=4)) == most
+    assert torch.equal(along, draw(TOKENS, 9, 16, seed=3)), "the same permutation goes on"
+    assert len(draw(TOKENS, most - 2, 16, seed=3, spare=4)) == most, "as far as there are any"
+    assert len(draw(TOKENS, most, 16, seed=3, spare=4)) == most
 
 
 def test_a_corpus_without_text_is_named() -> None:
     with pytest.raises(RecipeError, match="no training document is left"):
-        sampling.draw_overlapping(Documents((" ",), "\n"), Letters(), 1, 8, seed=0)
+        sampling.tokens_of(Documents((" ",), "\n"), Letters())
 
 
 def test_a_corpus_is_tokenized_once_for_a_known_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,15 +75,16 @@ def test_a_corpus_is_tokenized_once_for_a_known_tokenizer(monkeypatch: pytest.Mo
             asked.extend(texts)
             return super().__call__(texts)
 
-    first = sampling.draw(CORPUS, Counted(), 5, 16, seed=3, known_as="bytes")
+    def tokens(documents: Documents = CORPUS, known_as: str | None = "bytes") -> torch.Tensor:
+        return sampling.tokens_of(documents, Counted(), known_as)
+
+    first = tokens()
     once = len(asked)
-    assert torch.equal(first, sampling.draw(CORPUS, Letters(), 5, 16, seed=3)) and first.dtype == torch.int64
-    assert torch.equal(sampling.draw(CORPUS, Counted(), 9, 16, seed=3, known_as="bytes")[:5], first)
-    sampling.draw_overlapping(CORPUS, Counted(), 5, 8, seed=4, known_as="bytes")
-    assert len(asked) == once, "whatever is drawn"
-    sampling.draw(CORPUS, Counted(), 5, 16, seed=3, known_as="others")
-    sampling.draw(CORPUS, Counted(), 5, 16, seed=3)
+    assert torch.equal(first, TOKENS) and torch.equal(tokens(), first)
+    assert len(asked) == once
+    tokens(known_as="others")
+    tokens(known_as=None)
     assert len(asked) == 3 * once
     for number in range(3):
-        sampling.draw(Documents((*CORPUS.documents, str(number)), "\n"), Counted(), 5, 16, seed=3, known_as="bytes")
+        tokens(Documents((*CORPUS.documents, str(number)), "\n"))
     assert len(sampling._kept) == 2, "memory stays small"

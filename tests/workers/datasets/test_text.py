@@ -26,7 +26,7 @@ def test_training_on_what_is_evaluated_leaves_nothing(write, places, tokenizer):
     file = str(write("a.txt", "One.\n\nTwo.\n"))
     train, held = (dataset.load("text", part, places, file) for part in ("train", "evaluation"))
     with pytest.raises(RecipeError, match="no training document is left"):
-        sampling.draw(dataset.without(train, [held]), tokenizer, 1, 8, seed=0)
+        sampling.tokens_of(dataset.without(train, [held]), tokenizer)
 
 
 def test_two_files_that_share_a_paragraph(write, places):

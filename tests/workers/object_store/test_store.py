@@ -153,13 +153,8 @@ def test_only_old_enough_bytes_are_deleted(store: ObjectStore, tmp_path: Path) -
     assert store.where(stored.sha256, 0.0) is not None
 
 
-def test_a_put_that_meets_a_removal_comes_after_it(
-    bucket_url: str, object_server: ObjectServer, tmp_path: Path
-) -> None:
-    """The removal has decided, and is held up before it acts, until the put has sent its bytes and looked around."""
-    store = ObjectStore(bucket_url, fresh_seconds=0.0)
-    file = file_of(tmp_path)
-    stored = store.put(file, "file")
+def held_up(object_server: ObjectServer) -> threading.Event:
+    """Hold up the next removal until somebody has looked for removals; set once the removal has decided."""
     decided, looked = threading.Event(), threading.Event()
 
     def in_turns(method: str, path: str) -> None:
@@ -170,6 +165,17 @@ def test_a_put_that_meets_a_removal_comes_after_it(
             assert looked.wait(DEADLINE_SECONDS)
 
     object_server.fault = in_turns
+    return decided
+
+
+def test_a_put_that_meets_a_removal_comes_after_it(
+    bucket_url: str, object_server: ObjectServer, tmp_path: Path
+) -> None:
+    """The removal has decided, and is held up before it acts, until the put has sent its bytes and looked around."""
+    store = ObjectStore(bucket_url, fresh_seconds=0.0)
+    file = file_of(tmp_path)
+    stored = store.put(file, "file")
+    decided = held_up(object_server)
     deleted: list[bool] = []
     deleting = threading.Thread(target=lambda: deleted.append(store.delete(stored.sha256, 0.0)))
     deleting.start()
@@ -203,16 +209,7 @@ def test_a_result_that_is_found_while_it_is_dropped_is_found_or_gone(
     """The drop has decided, and is held up until the finder has noted its need and looked around."""
     store = ObjectStore(bucket_url, fresh_seconds=0.0)
     store.publish(StageResult(stage="prune", key=KEY, files=[store.put(file_of(tmp_path), "file")], seconds=1.0))
-    decided, looked = threading.Event(), threading.Event()
-
-    def in_turns(method: str, path: str) -> None:
-        if method == "GET" and "condemned" in path:
-            looked.set()
-        elif method == "POST" and path.endswith("?delete") and not decided.is_set():
-            decided.set()
-            assert looked.wait(DEADLINE_SECONDS)
-
-    object_server.fault = in_turns
+    decided = held_up(object_server)
     dropped: list[bool] = []
     dropping = threading.Thread(target=lambda: dropped.append(store.drop_result(KEY, 0.0)))
     dropping.start()

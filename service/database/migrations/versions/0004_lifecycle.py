@@ -23,7 +23,7 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("held_until", sa.Double(), nullable=True))
     op.add_column("attempts", sa.Column("error_fault", sa.String(length=16), nullable=True))
     for table in ("jobs", "attempts"):
-        op.execute(f"UPDATE {table} SET error_fault = {_FAULT_OF_CODE} WHERE error_code IS NOT NULL")  # noqa: S608
+        op.execute(f"UPDATE {table} SET error_fault = {_FAULT_OF_CODE} WHERE error_code IS NOT NULL")  # noqa: S608  both are constants of this file
     op.create_index(op.f("ix_artifacts_sha256"), "artifacts", ["sha256"], unique=False)
     op.create_table(
         "condemned",
