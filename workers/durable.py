@@ -31,6 +31,13 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def write_durably(text: str, target: Path) -> None:
+    """Write a small text to a new place, on disk when this returns."""
+    with target.open("xb") as stream:
+        stream.write(text.encode())
+        sync(stream)
+
+
 def place(draft: Path, target: Path) -> None:
     """Make a whole draft visible under its name, for good."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +70,10 @@ def private_folder(folder: Path) -> Path:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise PermissionError(f"{folder} is not a private folder of this user; remove it or set another TMPDIR")
     return folder
+
+
+class Damaged(Exception):  # answered where it is raised: what is damaged is not used
+    """A checkpoint's bytes are not those that were written."""
 
 
 @contextmanager

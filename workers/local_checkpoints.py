@@ -9,16 +9,12 @@ import os
 import shutil
 from pathlib import Path
 
-from workers.durable import copy_durably, sync_folder, transient
+from workers.durable import Damaged, copy_durably, sync_folder, transient, write_durably
 
 _DIGESTS = ".digests.json"
 """In a checkpoint's folder: SHA-256 by the file's relative path. Earlier versions wrote none."""
 
 log = logging.getLogger(__name__)
-
-
-class Damaged(Exception):  # answered here: the checkpoint is not used
-    """A checkpoint's bytes are not those that were written."""
 
 
 class LocalCheckpoints:
@@ -94,7 +90,7 @@ def _copy_tree(source: Path, target: Path) -> None:
         else:
             copy.parent.mkdir(parents=True, exist_ok=True)
             digests[path.relative_to(source).as_posix()] = copy_durably(path, copy)[0]
-    (target / _DIGESTS).write_text(json.dumps(digests), "utf-8")
+    write_durably(json.dumps(digests), target / _DIGESTS)
     for folder in (target, *(path for path in target.rglob("*") if path.is_dir())):
         sync_folder(folder)
 

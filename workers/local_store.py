@@ -24,16 +24,16 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from workers.contracts.results import StageResult, StoredFile
-from workers.contracts.store import KeptBytes, KeptResult, OnDisk
+from workers.contracts.store import STALE_CHECKPOINT_SECONDS, KeptBytes, KeptResult, OnDisk
 from workers.durable import copy_durably as _copy
 from workers.durable import place as _place
 from workers.durable import transient as _transient
+from workers.durable import write_durably as _write_durably
 from workers.errors import Transient
 from workers.local_checkpoints import LocalCheckpoints
 from workers.local_uploads import LocalUploads
 
 _STALE_DRAFT_SECONDS = 24 * 3600.0
-_STALE_CHECKPOINT_SECONDS = 30 * 24 * 3600.0
 
 log = logging.getLogger(__name__)
 
@@ -240,7 +240,7 @@ class LocalStore:
         """Remove drafts that a killed writer left a day ago or earlier, and checkpoints that nobody will go on from."""
         for checkpoints in (self.root / "checkpoints").glob("*"):
             finished = (self.root / "stages" / f"{checkpoints.name}.json").exists()
-            if finished or _age_seconds(checkpoints) > _STALE_CHECKPOINT_SECONDS:
+            if finished or _age_seconds(checkpoints) > STALE_CHECKPOINT_SECONDS:
                 shutil.rmtree(checkpoints, ignore_errors=True)
         for draft in (self.root / "drafts").glob("*"):
             try:
@@ -259,10 +259,7 @@ class LocalStore:
     def _write(self, text: str, target: Path) -> None:
         draft = self._draft()
         try:
-            with draft.open("w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
+            _write_durably(text, draft)
             _place(draft, target)
         finally:
             draft.unlink(missing_ok=True)

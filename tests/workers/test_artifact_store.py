@@ -255,16 +255,6 @@ def test_bytes_are_listed_with_their_age_and_deleted_by_it(backend: Backend, tmp
     assert backend.places() == {blob(stored[1].sha256)}
 
 
-def test_bytes_that_are_put_while_others_delete_them_are_there(backend: Backend, tmp_path: Path) -> None:
-    store = backend.store
-    file = file_of(tmp_path)
-    sha256 = store.put(file, "file").sha256
-    for _ in range(5):
-        # Whoever deletes asks for an age that bytes put in this test never have.
-        at_once(4, lambda number: store.put(file, "file") if number % 2 else store.delete(sha256, 3600.0))
-        assert store.where(sha256, 0.0) is not None
-
-
 def test_results_are_listed_and_dropped_by_how_long_nobody_needed_them(store: ArtifactStore, tmp_path: Path) -> None:
     stored = store.put(file_of(tmp_path), "file")
     store.publish(result(stored))

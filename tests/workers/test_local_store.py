@@ -198,3 +198,33 @@ def test_whoever_deletes_waits_for_a_put_that_is_about_to_end(
     putting.join(DEADLINE_SECONDS)
     deleting.join(DEADLINE_SECONDS)
     assert deleted == [False] and store.path_of(stored.sha256).read_bytes() == b"weights"
+
+
+def test_old_bytes_that_are_put_while_others_delete_them_are_there(store: LocalStore, tmp_path: Path) -> None:
+    file = file_of(tmp_path)
+    stored = store.put(file, "file")
+    for _ in range(10):
+        os.utime(store.path_of(stored.sha256), (0.0, 0.0))
+        start = threading.Barrier(4)
+
+        def act(number: int, start: threading.Barrier = start) -> None:
+            start.wait(DEADLINE_SECONDS)
+            store.put(file, "file") if number % 2 else store.delete(stored.sha256, 3600.0)
+
+        threads = [threading.Thread(target=act, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(DEADLINE_SECONDS)
+        assert store.holds(stored.sha256)
+
+
+def test_a_checkpoints_digests_are_on_disk_with_it(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = []
+    monkeypatch.setattr(
+        durable.os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    )
+    store.save_checkpoint(KEY, 1, file_of(tmp_path / "state").parent)
+    assert {"file", ".digests.json"} <= {Path(place).name for place in synced}

@@ -199,8 +199,8 @@ class Resources(Contract):
 
     stage_deadline_hours: Annotated[float, Field(gt=0, le=8760)] | None = None
     """A stage that has not ended so many hours after it began is stopped and frees what it occupied; it is tried once
-    more, from its last checkpoint. `null` takes the deployment's; without a service nothing is stopped. Does not change
-    any result."""
+    more, from its last checkpoint. A search's trial fails instead, and waiting for another that computes the same stage
+    counts. `null` takes the deployment's; without a service nothing is stopped. Does not change any result."""
 
     @field_validator("gpus")
     @classmethod

@@ -6,7 +6,7 @@ import itertools
 import math
 import random
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
@@ -168,8 +168,12 @@ class Search(Contract):
             return None
         if self.scheduler is not None:
             place = _drawn_order(self.seed, self.grid_size)[place]
-        every = itertools.product(*(dimension.values or () for dimension in self.space.values()))
-        return dict(zip(self.space, next(itertools.islice(every, place, None)), strict=True))
+        point: Point = {}
+        for name, dimension in reversed(self.space.items()):
+            values = dimension.values or ()
+            place, nth = divmod(place, len(values))
+            point[name] = values[nth]
+        return {name: point[name] for name in self.space}
 
     @property
     def trials_at_most(self) -> int:
@@ -228,10 +232,16 @@ def is_search(plain: object) -> bool:
     return isinstance(plain, dict) and "space" in plain
 
 
-@cache
+@lru_cache(8)
 def _drawn_order(seed: int, size: int) -> list[int]:
-    """Places of a grid in random order, as many as a search may try."""
-    return random.Random(seed).sample(range(size), min(size, MOST_TRIALS))
+    """Places of a grid in random order, as many as a search may try; a grid may be too large to be a range."""
+    drawing = random.Random(seed)
+    if size <= MOST_TRIALS:
+        return drawing.sample(range(size), size)
+    drawn: dict[int, None] = {}
+    while len(drawn) < MOST_TRIALS:
+        drawn[drawing.randrange(size)] = None
+    return list(drawn)
 
 
 def checked(search: Search) -> Recipe:

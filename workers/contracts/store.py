@@ -8,6 +8,9 @@ from typing import NamedTuple, Protocol
 
 from workers.contracts.results import StageResult, StoredFile
 
+STALE_CHECKPOINT_SECONDS = 30 * 24 * 3600.0
+"""A checkpoint that is so old is one that nobody will go on from."""
+
 
 class KeptBytes(NamedTuple):
     """Bytes in the store, and for how long."""

@@ -13,8 +13,8 @@ from workers.errors import RecipeError
 
 _DOCUMENTS_A_BATCH = 1000
 
-_CORPORA_KEPT = 2
-"""So many corpora's tokens stay in memory: a search's trials differ in much, but seldom in their text."""
+_TOKENS_KEPT = 16_000_000
+"""So many tokens of corpora stay in memory, 64 MB: a search's trials differ in much, but seldom in their text."""
 
 _kept: OrderedDict[tuple[str, str], torch.Tensor] = OrderedDict()
 """int32 [tokens], by the text's digest and the tokenizer's."""
@@ -38,12 +38,13 @@ def tokens_of(documents: Documents, tokenizer: Tokenizer, known_as: str | None =
         return _tokens(documents, tokenizer)
     key = (documents.sha256, known_as)
     with _lock:
-        if key not in _kept:
-            _kept[key] = _tokens(documents, tokenizer)
+        tokens = _kept.get(key)
+        if tokens is None:
+            tokens = _kept[key] = _tokens(documents, tokenizer)
         _kept.move_to_end(key)
-        while len(_kept) > _CORPORA_KEPT:
+        while sum(map(len, _kept.values())) > _TOKENS_KEPT:
             _kept.popitem(last=False)
-        return _kept[key]
+        return tokens
 
 
 def draw(tokens: torch.Tensor, samples: int, sequence_length: int, seed: int, spare: int = 0) -> torch.Tensor:

@@ -31,6 +31,9 @@ PARTS_AT_ONCE = 4
 """So many parts are under way, and in memory, at most."""
 RETRIES = 8
 """Of one request that was refused, reset or answered with 5xx, with growing pauses: some half a minute in all."""
+CONNECT_SECONDS = 10.0
+RETRY_SECONDS = 90.0
+"""A request that fails is tried again for so long."""
 SILENCE_SECONDS = 60.0
 """A server that says nothing for so long is asked again."""
 
@@ -67,13 +70,13 @@ class Bucket:
         """
         client: ClientConfig = {
             "allow_http": True,  # who names an http:// endpoint means it; the default is https
-            "connect_timeout": timedelta(seconds=10),
+            "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
             "read_timeout": timedelta(seconds=silence_seconds),
             "timeout": timedelta(minutes=10),  # of a request for one part
         }
         retry: RetryConfig = {
             "max_retries": retries,
-            "retry_timeout": timedelta(seconds=90),
+            "retry_timeout": timedelta(seconds=RETRY_SECONDS),
             "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=15), "base": 2},
         }
         self.url = url.rstrip("/")

@@ -10,21 +10,17 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from workers.contracts.results import StoredFile
-from workers.durable import transient
+from workers.contracts.store import STALE_CHECKPOINT_SECONDS
+from workers.durable import Damaged, transient
 from workers.object_store.bucket import Bucket
 from workers.object_store.sending import send_file
 
-_STALE_SECONDS = 30 * 24 * 3600.0
 _UNLISTED_SECONDS = 24 * 3600.0
 _TRIES = 3
 """A checkpoint may be replaced by a newer one while it is read."""
 _FILES = TypeAdapter(list[StoredFile])
 
 log = logging.getLogger(__name__)
-
-
-class Damaged(Exception):  # answered here: the checkpoint is not used
-    """A checkpoint's bytes are not those that were written."""
 
 
 class Checkpoints:
@@ -82,7 +78,7 @@ class Checkpoints:
             by_key[each.path.split("/")[1]].append((each.path, now_seconds - each.modified_seconds))
         for key, found in by_key.items():
             age_seconds = min(age for _, age in found)
-            if age_seconds > _STALE_SECONDS or self._bucket.look(f"stages/{key}.json") is not None:
+            if age_seconds > STALE_CHECKPOINT_SECONDS or self._bucket.look(f"stages/{key}.json") is not None:
                 self.drop(key)
                 continue
             listed = {path.removesuffix(".json") for path, _ in found if _is_list(path)}

@@ -67,7 +67,12 @@ class Claims:
     def _follow(self, key: str, held: _Claim | None, older: list[str], owner: str | None, ttl_seconds: float) -> bool:
         number = 0 if held is None else held.number + 1
         content = json.dumps({"owner": owner, "ttl_seconds": ttl_seconds}).encode()
-        if not self._bucket.create(f"claims/{key}/{number:012d}", content):
+        own = f"claims/{key}/{number:012d}"
+        if not self._bucket.create(own, content):
+            return False
+        if max((each.path for each in self._bucket.listed(f"claims/{key}")), default=own) > own:
+            # Others went on, and tidied up behind them, between our look and our step.
+            self._bucket.delete([own])
             return False
         self._bucket.delete(older)
         return True

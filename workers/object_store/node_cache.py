@@ -151,7 +151,6 @@ class NodeCache:
 
     def _settle(self, part: Path, entry: Path, target: Path) -> None:
         """Hand out what is whole, and keep it. In this order: a file that has two names is in use, and never swept."""
-        part.chmod(0o444)
         draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
         try:
             _link(part, draft)
@@ -160,6 +159,9 @@ class NodeCache:
             draft.unlink(missing_ok=True)
         entry.parent.mkdir(parents=True, exist_ok=True)
         os.replace(part, entry)
+        # Last: a part that were read-only could not be gone on with, if this broke off.
+        for file in (target, entry):
+            file.chmod(0o444)
 
     def _sweep(self, newest: Path) -> None:
         """Keep to the size: what was used least recently goes, never what is in use. If that does not suffice, the

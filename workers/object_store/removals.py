@@ -1,7 +1,8 @@
 """Removals by age that race with renewals: neither can lock in an object store, but each can leave a mark.
 
-Whoever removes leaves a mark first and looks at the age then; whoever renews does so first and looks for marks then. A
-store that shows at once what was written lets one of the two see the other.
+Whoever removes leaves a mark first and looks at the age then; whoever renews does so first, then waits out all marks,
+and then looks whether what was renewed is there. On a store that shows at once what was written, whoever marks later
+sees the renewal; a mark that came before is waited for; one that went before it could be seen has left its work to see.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import time
 import uuid
 from collections.abc import Callable
 
-from workers.object_store.bucket import Bucket
+from workers.object_store.bucket import CONNECT_SECONDS, RETRY_SECONDS, SILENCE_SECONDS, Bucket
 
 DECIDE_SECONDS = 10.0
 """Between the look at the age and the removal."""
-OUTWAIT_SECONDS = 60.0
-"""A removal takes no longer, or whoever was at it is dead."""
+OUTWAIT_SECONDS = DECIDE_SECONDS + RETRY_SECONDS + CONNECT_SECONDS + SILENCE_SECONDS
+"""A removal takes no longer, however often it is tried, or whoever was at it is dead."""
 _STALE_SECONDS = 3600.0
 
 log = logging.getLogger(__name__)
@@ -55,22 +56,18 @@ class Removals:
         finally:
             self._bucket.delete(mark)
 
-    def outwaited(self, name: str) -> bool:
-        """After a renewal: wait until nobody is about to remove it; whether there was somebody, so that it may be gone.
+    def outwait(self, name: str) -> None:
+        """After a renewal: wait until nobody is about to remove it. Look then whether it is there: it may have gone.
 
         Raises:
             Transient: the store does not answer.
         """
-        marks = [each.path for each in self._bucket.listed(f"condemned/{name}")]
-        if not marks:
-            return False
         deadline = time.monotonic() + OUTWAIT_SECONDS
-        while time.monotonic() < deadline:
+        while marks := [each.path for each in self._bucket.listed(f"condemned/{name}")]:
+            if time.monotonic() >= deadline:
+                self._bucket.delete(marks)
+                return
             time.sleep(0.5)  # an object store has no events to wait for
-            if not list(self._bucket.listed(f"condemned/{name}")):
-                return True
-        self._bucket.delete(marks)
-        return True
 
     def sweep(self, now_seconds: float) -> None:
         """Remove the marks of the dead."""

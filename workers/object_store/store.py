@@ -85,7 +85,8 @@ class ObjectStore:
             is_fresh = found is not None and found.size_bytes == size_bytes and _age(found) < self._fresh_seconds
             if not is_fresh:
                 send_file(self._bucket, file, _blob(sha256), sha256)
-            if not self._removals.outwaited(_blob(sha256)) or self._bucket.look(_blob(sha256)) is not None:
+            self._removals.outwait(_blob(sha256))
+            if self._bucket.look(_blob(sha256)) is not None:
                 return StoredFile(path=path, sha256=sha256, size_bytes=size_bytes)
 
     def fetch(self, stored: StoredFile, folder: Path) -> Path:
@@ -232,7 +233,8 @@ class ObjectStore:
         if noted is not None and _age(noted) < self._fresh_seconds:
             return True
         self._bucket.write(_needed(key), b"")
-        return not self._removals.outwaited(_stage(key)) or self._bucket.look(_stage(key)) is not None
+        self._removals.outwait(_stage(key))
+        return self._bucket.look(_stage(key)) is not None
 
     def _renewed_seconds(self, *paths: str) -> float | None:
         """When one of these was written last, by the store's clock; None if there is none."""

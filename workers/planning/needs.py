@@ -70,11 +70,15 @@ def refusal(rules: Rules, stages: Iterable[Stage], limit_bytes: int) -> str | No
 
 def relief(stage: StageName, recipe: Recipe) -> str:
     """The settings that save memory in a stage and that the recipe does not use yet, in words; not by how much."""
-    unused: Change = {}
+    unused: list[Change] = []
     for change in _changes(stage, recipe):
-        if not change.keys() & unused.keys() and any(_value(recipe, field) != new for field, new in change.items()):
-            unused |= change
-    settings = ", ".join(f"{field}: {_written(value)}" for field, value in unused.items())
+        taken = {field for each in unused for field in each}
+        is_new = any(_value(recipe, field) != new for field, new in change.items())
+        if is_new and not change.keys() & taken and _changed(recipe, change):
+            unused.append(change)
+    settings = ", ".join(
+        " with ".join(f"{field}: {_written(value)}" for field, value in change.items()) for change in unused
+    )
     device = "GPU" if recipe.resources.gpus else "node"
     told = f"any of these saves memory: {settings}; or " if settings else ""
     return f"{told}use a {device} with more memory (`dress plan` tells how much a recipe needs)"
@@ -158,7 +162,13 @@ def _training_changes(field: str, settings: TrainingSettings) -> Iterator[Change
 
 def _with(rules: Rules, change: Change) -> Rules:
     """The rules for a changed recipe; for the same where the change does not go with its other settings."""
-    plain = rules.recipe.model_dump(mode="json")
+    changed = _changed(rules.recipe, change)
+    return rules if changed is None else replace(rules, recipe=changed)
+
+
+def _changed(recipe: Recipe, change: Change) -> Recipe | None:
+    """The recipe with a change; None where that does not go with its other settings."""
+    plain = recipe.model_dump(mode="json")
     for field, value in change.items():
         *sections, name = field.split(".")
         place = plain
@@ -166,9 +176,9 @@ def _with(rules: Rules, change: Change) -> Rules:
             place = place[section]
         place[name] = value
     try:
-        return replace(rules, recipe=Recipe.model_validate(plain))
+        return Recipe.model_validate(plain)
     except ValidationError:
-        return rules
+        return None
 
 
 def _written(value: Any) -> str:

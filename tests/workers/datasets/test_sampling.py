@@ -85,6 +85,9 @@ def test_a_corpus_is_tokenized_once_for_a_known_tokenizer(monkeypatch: pytest.Mo
     tokens(known_as="others")
     tokens(known_as=None)
     assert len(asked) == 3 * once
+    monkeypatch.setattr(sampling, "_TOKENS_KEPT", 5 * len(TOKENS) // 2)
     for number in range(3):
         tokens(Documents((*CORPUS.documents, str(number)), "\n"))
     assert len(sampling._kept) == 2, "memory stays small"
+    monkeypatch.setattr(sampling, "_TOKENS_KEPT", len(TOKENS) // 2)
+    assert torch.equal(tokens(), TOKENS) and not sampling._kept, "one that is too large is not kept"

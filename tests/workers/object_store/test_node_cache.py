@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import mmap
 import os
@@ -17,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tests.processes import DEADLINE_SECONDS
 from tests.tiny_disk import tiny_disk
 from workers.errors import StorageFull, Transient
+from workers.object_store import node_cache
 from workers.object_store.node_cache import NodeCache, WrongBytes
 
 
@@ -102,6 +104,28 @@ def test_a_part_of_other_bytes_is_fetched_from_the_start(cache: NodeCache, tmp_p
     again = Source(b"weights")
     cache.place("blobs", digest(b"weights"), tmp_path / "file", again)
     assert again.asked == [4, 0] and (tmp_path / "file").read_bytes() == b"weights"
+
+
+def test_what_could_not_be_handed_out_is_gone_on_with(
+    cache: NodeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part that were read-only could not be written to again; root would not notice."""
+
+    link = node_cache._link
+
+    def full(source: Path, target: Path) -> None:
+        if source.parent.name == "parts":
+            raise OSError(errno.ENOSPC, "no room")
+        link(source, target)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(node_cache, "_link", full)
+        with pytest.raises(StorageFull):
+            cache.place("blobs", digest(b"weights"), tmp_path / "file", Source(b"weights"))
+    (part,) = (cache.root / "parts").iterdir()
+    assert part.stat().st_mode & 0o200
+    cache.place("blobs", digest(b"weights"), tmp_path / "file", Source(b"weights"))
+    assert (tmp_path / "file").read_bytes() == b"weights" and not (tmp_path / "file").stat().st_mode & 0o222
 
 
 def test_wrong_bytes_are_not_kept(cache: NodeCache, tmp_path: Path) -> None:

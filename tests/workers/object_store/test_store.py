@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -153,36 +155,50 @@ def test_only_old_enough_bytes_are_deleted(store: ObjectStore, tmp_path: Path) -
     assert store.where(stored.sha256, 0.0) is not None
 
 
-def held_up(object_server: ObjectServer) -> threading.Event:
-    """Hold up the next removal until somebody has looked for removals; set once the removal has decided."""
-    decided, looked = threading.Event(), threading.Event()
+def raced(
+    object_server: ObjectServer, remove: Callable[[], bool], renew: Callable[[], Any], *, overtaken: bool
+) -> tuple[list[bool], Any]:
+    """What both answer, where a removal that has decided is held up until the other side has written and looks around.
+
+    Args:
+        overtaken: the look itself is held up until the removal is over, and its mark is gone.
+    """
+    decided, looked, over = threading.Event(), threading.Event(), threading.Event()
 
     def in_turns(method: str, path: str) -> None:
         if method == "GET" and "condemned" in path:
             looked.set()
+            assert not overtaken or over.wait(DEADLINE_SECONDS)
         elif method == "POST" and path.endswith("?delete") and not decided.is_set():
             decided.set()
             assert looked.wait(DEADLINE_SECONDS)
 
+    def act() -> None:
+        removed.append(remove())
+        over.set()
+
     object_server.fault = in_turns
-    return decided
+    removed: list[bool] = []
+    removing = threading.Thread(target=act)
+    removing.start()
+    assert decided.wait(DEADLINE_SECONDS)
+    renewed = renew()
+    removing.join(DEADLINE_SECONDS)
+    return removed, renewed
 
 
+@pytest.mark.parametrize("overtaken", [False, True])
 def test_a_put_that_meets_a_removal_comes_after_it(
-    bucket_url: str, object_server: ObjectServer, tmp_path: Path
+    overtaken: bool, bucket_url: str, object_server: ObjectServer, tmp_path: Path
 ) -> None:
-    """The removal has decided, and is held up before it acts, until the put has sent its bytes and looked around."""
     store = ObjectStore(bucket_url, fresh_seconds=0.0)
     file = file_of(tmp_path)
     stored = store.put(file, "file")
-    decided = held_up(object_server)
-    deleted: list[bool] = []
-    deleting = threading.Thread(target=lambda: deleted.append(store.delete(stored.sha256, 0.0)))
-    deleting.start()
-    assert decided.wait(DEADLINE_SECONDS)
-    assert store.put(file, "file") == stored
-    deleting.join(DEADLINE_SECONDS)
-    assert deleted == [True] and places(store) == [f"blobs/{stored.sha256[:2]}/{stored.sha256}"]
+    deleted, again = raced(
+        object_server, lambda: store.delete(stored.sha256, 0.0), lambda: store.put(file, "file"), overtaken=overtaken
+    )
+    assert deleted == [True] and again == stored
+    assert places(store) == [f"blobs/{stored.sha256[:2]}/{stored.sha256}"]
 
 
 def test_a_removal_whose_process_died_holds_nobody_up_for_ever(
@@ -203,26 +219,32 @@ def test_a_removal_that_dawdles_does_nothing(bucket_url: str, tmp_path: Path, mo
     assert not store.delete(stored.sha256, 0.0) and store.where(stored.sha256, 0.0) is not None
 
 
+@pytest.mark.parametrize("overtaken", [False, True])
 def test_a_result_that_is_found_while_it_is_dropped_is_found_or_gone(
-    bucket_url: str, object_server: ObjectServer, tmp_path: Path
+    overtaken: bool, bucket_url: str, object_server: ObjectServer, tmp_path: Path
 ) -> None:
-    """The drop has decided, and is held up until the finder has noted its need and looked around."""
     store = ObjectStore(bucket_url, fresh_seconds=0.0)
     store.publish(StageResult(stage="prune", key=KEY, files=[store.put(file_of(tmp_path), "file")], seconds=1.0))
-    decided = held_up(object_server)
-    dropped: list[bool] = []
-    dropping = threading.Thread(target=lambda: dropped.append(store.drop_result(KEY, 0.0)))
-    dropping.start()
-    assert decided.wait(DEADLINE_SECONDS)
-    found = store.find(KEY)
-    dropping.join(DEADLINE_SECONDS)
+    dropped, found = raced(
+        object_server, lambda: store.drop_result(KEY, 0.0), lambda: store.find(KEY), overtaken=overtaken
+    )
     assert dropped == [True] and found is None
 
 
-def test_finding_is_noted_once_an_hour(store: ObjectStore, object_server: ObjectServer, tmp_path: Path) -> None:
+def test_finding_is_noted_once_an_hour(
+    bucket_url: str, object_server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ObjectStore(bucket_url)
     store.publish(StageResult(stage="prune", key=KEY, files=[store.put(file_of(tmp_path), "file")], seconds=1.0))
     assert store.find(KEY) is not None
     assert object_server.asked("PUT", "needed") == [], "it was published just now"
+    now = time.time() + 7000.0
+    monkeypatch.setattr(store_module.time, "time", lambda: now)
+    assert store.find(KEY) is not None
+    assert len(object_server.asked("PUT", "needed")) == 1
+    now -= 4000.0  # the note is of the server's own time, which has not passed
+    assert store.find(KEY) is not None
+    assert len(object_server.asked("PUT", "needed")) == 1, "it was published less than an hour ago"
     with pytest.raises(ValueError, match=r"7200\.0 s"):
         store.drop_result(KEY, 7199.0)
 

@@ -11,7 +11,7 @@ import yaml
 from tests.conftest import changed
 from tests.stored import SMALL_LLAMA, write_model
 from workers.contracts.recipe import Recipe
-from workers.planning.needs import Stage, peak_bytes, refusal, rules_for
+from workers.planning.needs import Stage, peak_bytes, refusal, relief, rules_for
 from workers.planning.peaks import Rules
 
 RECIPE = Recipe.model_validate(
@@ -167,6 +167,25 @@ def test_what_is_set_already_is_not_advised(rules: Rules) -> None:
     spare = replace(rules, recipe=changed(RECIPE, method__training=SAVING, **TAUGHT_BY_NONE))
     message = refusal(spare, [REGULARIZE], 1000) or ""
     assert message.endswith("; use a node with more memory"), message
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"method__training__step_in_backward": True, "method__training__clip_norm": None}]
+)
+def test_each_relief_makes_a_recipe_that_says_something_new(changes: dict[str, object]) -> None:
+    recipe = changed(RECIPE, **changes)
+    told = re.fullmatch(
+        r"any of these saves memory: (.*); or use a node with more memory .*", relief("regularize", recipe)
+    )
+    assert told
+    items = [yaml.safe_load("{" + item.replace(" with ", ", ") + "}") for item in told[1].split(", ")]
+    for item in items:
+        assert changed(recipe, **{field.replace(".", "__"): value for field, value in item.items()}) != recipe
+    both = {"method.training.step_in_backward": True, "method.training.clip_norm": None}
+    assert (both in items) == (not changes)
+    assert any("method.training.accumulation_steps" in item for item in items) == (not changes), (
+        "they exclude each other"
+    )
 
 
 def test_tasks_need_a_batch_of_questions_and_advice_halves_it(rules: Rules) -> None:

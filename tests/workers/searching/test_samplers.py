@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.workers.searching.searches import search
+from tests.workers.searching.searches import BASE, search
 from workers.contracts.search import Search
 from workers.contracts.trials import TrialFinished, TrialRecord, TrialReported
 from workers.searching.samplers import proposed
@@ -90,6 +90,19 @@ def test_under_a_scheduler_a_grid_is_walked_through_in_an_order_of_the_seeds() -
     in_order, drawn, other = walked(), walked(scheduler="asha", seed=1), walked(scheduler="asha", seed=2)
     assert drawn != in_order and drawn != other and drawn == walked(scheduler="asha", seed=1)
     assert sorted(map(str, drawn)) == sorted(map(str, in_order)) == sorted(map(str, other))
+
+
+@pytest.mark.parametrize("fields", [6, 22])
+def test_a_vast_grid_is_drawn_from_without_walking_there(fields: int) -> None:
+    """10^6 and 10^22 points, more than a range can count."""
+    names = ["strength", "sensitivity", "refinement", "refinement_rate", "anneal_fraction", "distillation"]
+    places = [f"method.{name}" for name in names] + [f"method.training.field{number}" for number in range(fields - 6)]
+    space = {name: {"choice": [step / 10 for step in range(1, 11)]} for name in places}
+    wanted = Search.model_validate({"base": BASE, "space": space, "objective": "perplexity.wikitext2 min",
+                                    "algorithm": "grid", "scheduler": "asha", "trials": 20})  # fmt: skip
+    drawn = [proposed(wanted, number, []) for number in range(1, 21)]
+    assert len({str(point) for point in drawn}) == 20
+    assert all(point is not None and list(point) == places for point in drawn)
 
 
 def test_what_is_recorded_decides_alone() -> None:
