@@ -184,7 +184,7 @@ def plan(
     Of a study it tells each row, and the sum of time and GPU-hours; a stage that rows share counts once. Of a search it
     tells the trials of a grid in full, and of another search one for each value to be tried.
     """
-    rows: Sequence[Row] = ()
+    rows: Sequence[Row] | None = None
     notes: list[str] = []
     try:
         wanted = read_file(recipe, settings or ())
@@ -196,7 +196,7 @@ def plan(
         _fail(str(error))
     told: Plan | StudyPlan
     with _server() as client:
-        told = plan_study(client, rows, notes) if rows else client.plan(with_absolute_paths(wanted))
+        told = client.plan(with_absolute_paths(wanted)) if rows is None else plan_study(client, rows, notes)
     if as_json:
         typer.echo(told.model_dump_json())
     else:

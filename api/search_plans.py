@@ -62,8 +62,9 @@ def planned_trials(search: Search) -> tuple[list[Row], list[str]]:
             f"which trials a search by {search.algorithm} makes is not known before: these show each value once; "
             f"at most {most} trials will be begun"
         )
-    elif len(wanted) > MOST_PLANNED:
-        notes.append(f"the first {MOST_PLANNED} of {most} trials are shown")
+    if len(wanted) > MOST_PLANNED:
+        shown = f"{most} trials" if is_grid else f"these {len(wanted)}"
+        notes.append(f"the first {MOST_PLANNED} of {shown} are shown")
     if refused:
         notes.append(f"{refused} of the trials looked at would fail, since their values make no recipe together")
     if search.scheduler is not None:

@@ -11,6 +11,7 @@ from typing import Protocol
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
+from service.database import locks
 from service.database.clock import database_now
 from service.database.session import Database
 from service.database.tables import Artifact, Attempt, Condemned, Event, Job, Trial
@@ -20,6 +21,8 @@ from workers.contracts.events import ArtifactStored, NumberedEvent
 from workers.contracts.store import KeptBytes, KeptResult
 from workers.contracts.trials import TrialFinished
 
+_STORE_SECONDS = 300
+"""A store far away may take so long to answer, with all its tries."""
 _AT_ONCE = 500
 """Digests in one statement."""
 
@@ -129,6 +132,7 @@ def lost(session: Session, store: Sweepable, reported: Iterable[NumberedEvent]) 
     for part in _parts(named):
         # Locked where writers do not wait for each other anyway: `_remove` comes before or after, never between.
         wanted = select(Condemned.sha256).where(Condemned.sha256.in_(part)).order_by(Condemned.sha256)
+        locks.allow_silence(session, _STORE_SECONDS)
         for sha256 in session.scalars(wanted.with_for_update()).all():
             if store.holds(sha256):
                 session.execute(delete(Condemned).where(Condemned.sha256 == sha256))
@@ -190,9 +194,10 @@ def _mark(database: Database, digests: list[str]) -> None:
 def _settle_others(database: Database, store: Sweepable, marked: list[str]) -> None:
     """Pardon what is referred to or was stored again; note as removed what a crash kept from being noted."""
     for sha256 in marked:
+        is_there = store.holds(sha256)  # whoever commits it looks again
         with database.writing() as session:
             mark = (Condemned.sha256 == sha256, Condemned.removed_at.is_(None))
-            if store.holds(sha256):
+            if is_there:
                 session.execute(delete(Condemned).where(*mark))
             else:
                 session.execute(update(Condemned).where(*mark).values(removed_at=database_now()))
@@ -203,6 +208,7 @@ def _remove(database: Database, store: Sweepable, terms: Terms, kept: KeptBytes,
     if not all([store.drop_result(key, terms.result_seconds) for key in keys]):
         return False  # found again just now
     with database.writing() as session:
+        locks.allow_silence(session, _STORE_SECONDS)
         marked = (Condemned.sha256 == kept.sha256, Condemned.removed_at.is_(None))
         old = Condemned.condemned_at <= database_now() - terms.grace_seconds
         # Its row is locked until the end: whoever commits a file of this digest comes before or after.

@@ -276,7 +276,8 @@ def retry(session: Session, job_id: str) -> Job:
     at_once: dict[str, Any] = {"not_before": 0.0, "reason": None}
     before, waits = job.status, (Job.id == job_id, Job.status == Status.QUEUED.value, Job.not_before > database_now())
     anew = {**at_once, "finished_at": None, "error_code": None, "error_message": None, "error_fault": None}
-    anew["artifacts_removed_at"] = None
+    if job.kind == "job":  # its stages tell their files again; a search's trials that have ended do not
+        anew["artifacts_removed_at"] = None
     if move(session, job_id, Status.QUEUED, Job.status.in_(words(RETRIABLE)), **anew):
         trials.reopen(session, job, failed_too=before == Status.FAILED.value)
         _note_retry(session, job_id)

@@ -91,8 +91,11 @@ def apply(database: Database, policy: Policy, may_go_on: Callable[[], bool] = la
     return removed
 
 
-def hold(database: Database, job_id: str) -> None:
-    """Have the files of a job or a search left alone while somebody downloads them. Writes once in half an hour."""
+def hold(database: Database, policy: Policy, job_id: str) -> None:
+    """Have the files of a job or a search left alone while somebody downloads them. Writes once in half an hour, and
+    never where the policy removes nothing."""
+    if policy.artifact_days is None and policy.row_days is None:
+        return
     with database.reading() as session:
         soon = database_now() + HOLD_SECONDS / 2
         held = session.scalar(select(Job.id).where(Job.id == job_id, Job.held_until > soon))

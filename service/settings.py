@@ -123,8 +123,13 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _files_go_first(self) -> Self:
-        if self.retention_row_days is not None and self.retention_row_days < (self.retention_artifact_days or 0.0):
-            raise ValueError("retention_row_days: set it to no fewer days than retention_artifact_days")
+        files, rows = self.retention_artifact_days, self.retention_row_days
+        if rows is not None and (files is None or rows < files):
+            raise ValueError(
+                "retention_row_days: files go with their job; set retention_artifact_days too, to no more days than it"
+            )
+        if self.garbage_grace_hours * 3600.0 < self.signed_url_seconds:
+            raise ValueError("garbage_grace_hours: set it to no less than the time that signed_url_seconds gives a URL")
         return self
 
     @field_validator("state_dir", mode="after")

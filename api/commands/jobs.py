@@ -24,6 +24,7 @@ from api.console import (
     print_json,
     server,
 )
+from api.failures import InConflict, Missing
 from api.job_client import Jobs
 from api.queued import PAGE
 from api.schemas import FINAL_STATUSES, Job
@@ -119,13 +120,22 @@ def retry(
         if owner_id is not None:
             _tell(_kind(client, owner_id).retry(owner_id), as_json)
             return
-        tried = [_kind(client, dead_id).retry(dead_id) for dead_id in _dead(client, fault, code)]
+        tried, refused = [], 0
+        for dead_id in _dead(client, fault, code):
+            try:
+                tried.append(_kind(client, dead_id).retry(dead_id))
+            except (InConflict, Missing) as refusal:  # the others are tried all the same
+                refused += 1
+                err().print(f"{dead_id}: {escape(str(refusal))}", highlight=False)
     if as_json:
         typer.echo(json.dumps({"object": "list", "data": [each.model_dump(mode="json") for each in tried]}))
     else:
         for each in tried:
             _tell(each, as_json=False)
-        err().print(f"{len(tried)} queued again", highlight=False)
+        told = f", {refused} refused" if refused else ""
+        err().print(f"{len(tried)} queued again{told}", highlight=False)
+    if refused:
+        raise typer.Exit(1)
 
 
 def _dead(client: Client, fault: str | None, code: str | None) -> list[str]:

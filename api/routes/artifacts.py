@@ -18,7 +18,7 @@ from api.openapi import problems
 from api.owners import JOB, SEARCH, Owner
 from api.schemas import Artifact, ArtifactList, instant
 from api.stored_bytes import Described, FromDisk, from_elsewhere, through_here
-from service import retention
+from service import retention, upkeep
 from service.artifacts import catalog
 from service.artifacts.stores import answering
 from service.database import tables
@@ -80,7 +80,10 @@ def of_search(wiring: Wired, search_id: SearchId) -> ArtifactList:
 
 
 def _manifest(wiring: Wiring, owner: Owner, owner_id: str) -> ArtifactList:
-    retention.hold(wiring.database, owner_id)  # whoever asks for the list is about to ask for the files
+    with wiring.database.reading() as session:
+        owner.find(session, owner_id)
+    # Before the list is read: whoever asks for it is about to ask for the files.
+    retention.hold(wiring.database, upkeep.policy(wiring.settings), owner_id)
     with wiring.database.reading() as session:
         owner.find(session, owner_id)
         rows = catalog.manifest(session, owner_id)
@@ -112,7 +115,6 @@ def download_of_search(wiring: Wired, search_id: SearchId, asked: Asked) -> Resp
 
 
 def _download(wiring: Wiring, owner: Owner, owner_id: str, asked: File) -> Response:
-    retention.hold(wiring.database, owner_id)
     with wiring.database.reading() as session:
         owner.find(session, owner_id)
         if not _is_plain(asked.path):
@@ -122,6 +124,7 @@ def _download(wiring: Wiring, owner: Owner, owner_id: str, asked: File) -> Respo
         described = Described(row.path.rsplit("/", 1)[-1], sha256, row.size_bytes)
     if already_has(asked.if_none_match, described.etag):
         return Response(status_code=304, headers={"ETag": described.etag})
+    retention.hold(wiring.database, upkeep.policy(wiring.settings), owner_id)
     scope = asked.request.scope
     with answering():
         place = wiring.store.where(sha256, wiring.settings.signed_url_seconds)

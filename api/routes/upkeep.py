@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict
 
 from api.dependencies import Wired, caller
-from api.errors import problem
 from api.openapi import problems
 from api.schemas import instant
 from api.upkeep import GarbageReport, Removal, RetentionPolicy, RetentionReport, UnneededFile
 from service import collection, retention, upkeep
+from service.artifacts.stores import answering
 from workers.contracts.store import KeptBytes
-from workers.errors import Transient
 
 router = APIRouter(prefix="/v1", tags=["upkeep"], dependencies=[Depends(caller)])
 
@@ -57,27 +55,20 @@ def run_retention(wiring: Wired, asked: Asked) -> RetentionReport:
     )
 
 
-@router.post(
-    "/garbage:collect",
-    operation_id="collect_garbage",
-    response_model=GarbageReport,
-    responses=problems(401, 409, 422, 503),
-)
-def collect_garbage(request: Request, wiring: Wired, asked: Asked) -> GarbageReport | Response:
+@router.post("/garbage:collect", operation_id="collect_garbage", responses=problems(401, 409, 422, 503))
+def collect_garbage(wiring: Wired, asked: Asked) -> GarbageReport:
     """Mark the files of the artifact store that nothing refers to, and remove those that were marked a grace ago.
 
     A dispatcher does so by itself from time to time; only one at a time may.
     """
     terms = upkeep.terms(wiring.settings)
-    try:
+    with answering():
         if asked.dry_run:
             return _report(collection.collect(wiring.database, wiring.store, terms, dry_run=True), dry_run=True)
         with upkeep.alone(wiring.database, notes_end=False) as may_go_on:
             told = collection.collect(wiring.database, wiring.store, terms, may_go_on=may_go_on)
             wiring.store.sweep()
             return _report(told, dry_run=False)
-    except Transient as error:
-        return problem(request.scope, HTTPStatus.SERVICE_UNAVAILABLE, str(error), code="unavailable")
 
 
 def _removal(each: retention.Due) -> Removal:

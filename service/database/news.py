@@ -6,6 +6,7 @@ import logging
 import selectors
 import socket
 import time
+from contextlib import ExitStack
 from enum import StrEnum
 from typing import Any
 
@@ -91,8 +92,11 @@ class Listener:
             return False
         self._try_at = time.monotonic() + _AGAIN_SECONDS
         try:
-            connection = self._database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-            connection.exec_driver_sql(f"LISTEN {self._channel.value}")
+            with ExitStack() as on_failure:
+                connection = on_failure.enter_context(self._database.engine.connect())
+                connection.execution_options(isolation_level="AUTOCOMMIT")
+                connection.exec_driver_sql(f"LISTEN {self._channel.value}")
+                on_failure.pop_all()
         except SQLAlchemyError as error:
             log.warning("the database tells no news; it is looked at: %s", error)
             return False

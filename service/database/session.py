@@ -18,6 +18,8 @@ PATIENCE_SECONDS = 5.0
 """So long a database that restarts is waited for, before callers are told that it does not answer."""
 _TAKEN_BACK = frozenset({"40001", "40P01", "55P03"})
 """Serialization failure, deadlock, a lock waited for too long: nothing of the transaction was done."""
+_TAKEN_BACK_AT_MOST = 4
+"""So often is a transaction begun that is taken back."""
 _AWAY = ("08", "53", "57", "25P03")
 """No connection, too many of them, the server shuts down or starts; it ended a transaction that was idle too long."""
 
@@ -62,16 +64,19 @@ class Database:
         """
         is_committing = False
 
-        def is_to_be_repeated(error: Exception) -> bool:
-            return _was_taken_back(error) or (not is_committing and _is_away(error))
+        def was_away(error: Exception) -> bool:
+            return not is_committing and _is_away(error)
 
-        for attempt in stamina.retry_context(is_to_be_repeated, attempts=None, timeout=PATIENCE_SECONDS, wait_max=0.5):
-            with attempt, self._begun(self._writer) as session:
-                is_committing = False
-                result = work(session)
-                session.flush()
-                is_committing = True
-                session.commit()
+        # Two rules, one in the other: waiting for a lock in vain takes longer than a database is waited for.
+        for attempt in stamina.retry_context(_was_taken_back, attempts=_TAKEN_BACK_AT_MOST, timeout=None, wait_max=0.5):
+            with attempt:
+                for again in stamina.retry_context(was_away, attempts=None, timeout=PATIENCE_SECONDS, wait_max=0.5):
+                    with again, self._begun(self._writer) as session:
+                        is_committing = False
+                        result = work(session)
+                        session.flush()
+                        is_committing = True
+                        session.commit()
         return result
 
     @contextmanager

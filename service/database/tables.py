@@ -153,7 +153,7 @@ class Event(Base):
     """From 1, without gaps within the job."""
     type: Mapped[str] = mapped_column(String(64))
     at: Mapped[float] = mapped_column(default=database_now())
-    attempt_id: Mapped[str | None] = mapped_column(ForeignKey("attempts.id", ondelete="CASCADE"))
+    attempt_id: Mapped[str | None] = mapped_column(ForeignKey("attempts.id", ondelete="CASCADE"), index=True)
     body: Mapped[dict[str, Any]]
 
 
@@ -167,7 +167,7 @@ class Artifact(Base):
     """Such as `model/config.json`."""
     sha256: Mapped[str] = mapped_column(String(64), index=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
-    attempt_id: Mapped[str] = mapped_column(ForeignKey("attempts.id", ondelete="CASCADE"))
+    attempt_id: Mapped[str] = mapped_column(ForeignKey("attempts.id", ondelete="CASCADE"), index=True)
     created_at: Mapped[float] = mapped_column(default=database_now())
 
 

@@ -101,6 +101,21 @@ def dress(*arguments: str) -> Result:
 
 
 @pytest.mark.usefixtures("console")
+def test_one_that_is_refused_keeps_none_of_the_others_dead(http: TestClient, deployment: Deployment) -> None:
+    first = submit(http, deployment)
+    uploaded = http.post("/v1/datasets?name=mine", content=b"a text", headers={"Content-Type": "text/plain"}).json()
+    recipe = deployment.recipe()
+    recipe["data"] = {"name": "text", "dataset": uploaded["id"], "samples": 8, "sequence_length": 16}
+    last = str(http.post("/v1/jobs", json={"recipe": recipe}).json()["id"])
+    for job_id in (first, last):
+        fail(deployment, job_id)
+    assert http.delete(f"/v1/datasets/{uploaded['id']}").status_code == 204
+    tried = dress("retry", "--dead")
+    assert tried.exit_code == 1 and tried.stdout == f"{first} queued\n"
+    assert last in tried.stderr and "was deleted" in tried.stderr and "1 queued again, 1 refused" in tried.stderr
+
+
+@pytest.mark.usefixtures("console")
 def test_the_dead_are_tried_again_at_once(http: TestClient, deployment: Deployment, search_id: str) -> None:
     wrong, lost = submit(http, deployment), submit(http, deployment)
     fail(deployment, wrong)

@@ -30,6 +30,8 @@ def test_what_a_plan_leaves_out_is_told() -> None:
     many = {"method.strength": {"choice": [step / 1000 for step in range(1, 101)]}}
     rows, notes = planned_trials(search(**GRID | {"space": many}))
     assert len(rows) == MOST_PLANNED and notes == [f"the first {MOST_PLANNED} of 100 trials are shown"]
+    rows, notes = planned_trials(search(space=many))
+    assert len(rows) == MOST_PLANNED and notes[1] == f"the first {MOST_PLANNED} of these 100 are shown"
     rows, notes = planned_trials(search(scheduler="asha", first=[{"method.strength": 0.5}], trials=8))
     assert rows[0].recipe.method.strength == 0.5 and len(rows) > 1
     assert len({row.recipe.model_dump_json() for row in rows}) == len(rows), "none is shown twice"

@@ -3,13 +3,16 @@
 import threading
 import time
 
+import psycopg
 import pytest
 from sqlalchemy import select, text, update
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.orm import Session
 from sqlalchemy.schema import CreateTable
 
 from service.database import locks
+from service.database import session as session_module
 from service.database.clock import database_now
 from service.database.session import Database
 from service.database.tables import ApiKey, Base, Job, new_id
@@ -70,6 +73,26 @@ def test_writers_of_one_row_wait_for_each_other(database: Database) -> None:
         assert others == []
     thread.join()
     assert others == ["abc"]
+
+
+def test_a_lock_that_was_waited_for_in_vain_is_asked_for_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time-out is longer than the patience with a database that is away."""
+    monkeypatch.setattr(session_module, "PATIENCE_SECONDS", 0.001)
+    tries: list[int] = []
+
+    def work(session: Session, times: int) -> str:
+        tries.append(times)
+        if len(tries) <= times:
+            raise OperationalError("", {}, psycopg.errors.LockNotAvailable())
+        return "done"
+
+    assert database.write(lambda session: work(session, 2)) == "done" and len(tries) == 3
+    tries.clear()
+    with pytest.raises(OperationalError):
+        database.write(lambda session: work(session, 1000))
+    assert len(tries) == 4
 
 
 def test_a_reader_sees_one_state(database: Database) -> None:

@@ -16,7 +16,7 @@ from service.database.session import Database
 from service.database.tables import Artifact, Attempt, Event, Job, Trial
 from service.retention import Policy
 from service.settings import Settings
-from tests.service.test_queue import apply, history, lease, read
+from tests.service.test_queue import apply, enqueue, history, lease, read
 from workers.contracts.events import ArtifactStored, Failed, Succeeded
 from workers.contracts.recipe import Recipe
 from workers.contracts.results import Results, StoredFile
@@ -122,10 +122,10 @@ def test_the_newest_of_each_team_stay(database: Database, recipe: Recipe) -> Non
 
 def test_a_download_holds_what_it_reads(database: Database, recipe: Recipe) -> None:
     job_id = ended(database, recipe)
-    retention.hold(database, job_id)
+    retention.hold(database, Policy(artifact_days=0.0), job_id)
     until = read(database, job_id).held_until
     assert due(database) == {}
-    retention.hold(database, job_id)
+    retention.hold(database, Policy(artifact_days=0.0), job_id)
     assert read(database, job_id).held_until == until, "not written anew for each file"
     with database.writing() as session:
         session.execute(update(Job).values(held_until=database_now() - 1))
@@ -234,5 +234,22 @@ def _expected(jobs: dict[str, Any], policy: Policy, row: Callable[[str], Job]) -
 
 
 def test_rows_do_not_go_before_their_files(settings: Settings) -> None:
-    with pytest.raises(ValidationError, match="no fewer days than retention_artifact_days"):
-        Settings(state_dir=settings.state_dir, retention_artifact_days=30.0, retention_row_days=7.0)
+    for artifact_days in (30.0, None):
+        with pytest.raises(ValidationError, match="set retention_artifact_days too, to no more days"):
+            Settings(state_dir=settings.state_dir, retention_artifact_days=artifact_days, retention_row_days=7.0)
+    assert Settings(state_dir=settings.state_dir, retention_artifact_days=7.0, retention_row_days=7.0)
+
+
+def test_a_url_is_good_for_no_longer_than_its_bytes_are_kept(settings: Settings) -> None:
+    week_seconds = 7 * 24 * 3600.0
+    with pytest.raises(ValidationError, match="garbage_grace_hours: set it to no less"):
+        Settings(state_dir=settings.state_dir, signed_url_seconds=week_seconds)
+    assert Settings(state_dir=settings.state_dir, signed_url_seconds=week_seconds, garbage_grace_hours=168.0)
+
+
+def test_a_policy_that_keeps_everything_writes_nothing_for_a_download(database: Database, recipe: Recipe) -> None:
+    job_id = enqueue(database, recipe)
+    retention.hold(database, Policy(), job_id)
+    assert read(database, job_id).held_until is None
+    retention.hold(database, Policy(artifact_days=1.0), job_id)
+    assert read(database, job_id).held_until is not None

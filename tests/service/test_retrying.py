@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from service import backlog, jobs, queue, searches
 from service.database.session import Database
@@ -181,6 +182,17 @@ def test_a_failed_search_tries_its_failures_again(database: Database, search: Se
     assert [place for _, place, _ in trials_of(database, search_id)] == [2, 1, 3]
     with database.reading() as session:
         assert searches.get(session, search_id)[1].best == 1
+
+
+def test_what_retention_took_of_a_search_stays_told(database: Database, search: Search) -> None:
+    """Its trials that have ended tell no files again, unlike a job's stages."""
+    search_id, held = begun(database, search)
+    with database.writing() as session:
+        searches.stop(session, search_id)
+        queue.finish_stopping(session, held)
+        session.execute(update(Job).values(artifacts_removed_at=7.0))
+        searches.retry(session, search_id)
+    assert read(database, search_id).artifacts_removed_at == 7.0
 
 
 def test_a_retry_succeeds_once_the_fault_is_away(bench: Bench, recipe: Recipe) -> None:
